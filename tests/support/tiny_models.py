@@ -1,0 +1,70 @@
+"""Tiny random fp32 Llamas with a byte-level tokenizer: real checkpoints that load in a second."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+VOCAB_SIZE = 320
+MASK_TOKEN_ID = 300
+EOS_TOKEN_ID = 301
+
+
+def save_tokenizer(folder: Path, rename: dict[int, str] | None = None) -> None:
+    """A byte-level tokenizer without merges: 256 bytes, then named specials up to VOCAB_SIZE."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names = {token_id: token for token_id, token in enumerate(alphabet)} | (rename or {})
+    core = Tokenizer(models.BPE(vocab={token: token_id for token_id, token in names.items()}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
+    tokenizer.save_pretrained(folder)
+
+
+def save_llama(folder: Path, seed: int, *, vocab_size: int = VOCAB_SIZE, config: dict[str, Any] | None = None) -> Path:
+    """Save a random two-layer Llama; `config` adds keys to config.json, such as pard_token."""
+    torch.manual_seed(seed)
+    llama = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=128,
+            intermediate_size=192,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=64,
+            max_position_embeddings=512,
+            bos_token_id=None,
+            eos_token_id=EOS_TOKEN_ID,
+            pad_token_id=EOS_TOKEN_ID,
+            tie_word_embeddings=True,
+            initializer_range=0.08,
+        )
+    )
+    return save_model(llama, folder, config)
+
+
+def save_model(llama: LlamaForCausalLM, folder: Path, config: dict[str, Any] | None = None) -> Path:
+    """Save with a tokenizer, fp32 weights and extra config keys."""
+    llama.save_pretrained(folder)
+    save_tokenizer(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | (config or {})))
+    return folder
+
+
+def save_pair(folder: Path, *, draft_vocab_size: int = VOCAB_SIZE) -> tuple[Path, Path]:
+    """A target and a PARD draft that agrees with it often, not always: the target's weights with some noise."""
+    target = save_llama(folder / "target", seed=0)
+    llama = LlamaForCausalLM.from_pretrained(target)
+    llama.resize_token_embeddings(draft_vocab_size, mean_resizing=False)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in llama.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape, generator=generator) * parameter.std()
+    draft = save_model(llama, folder / "draft", {"pard_token": MASK_TOKEN_ID, "spd_type": "pard"})
+    return target, draft

@@ -1,0 +1,108 @@
+"""Every serving knob of `{"method": "pard"}`: default, check and message. Imports neither torch nor vLLM."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from vllm_pard.errors import PardError
+
+Mode = Literal["auto", "target-independent"]
+
+MAX_NUM_SPECULATIVE_TOKENS = 127  # vLLM's V1 rejection sampler takes 128 tokens a request: the drafts and the bonus
+
+# Fields of vLLM's SpeculativeConfig that mean the same for a PARD draft and are handed through unchanged.
+UPSTREAM_FIELDS = frozenset(
+    {
+        "attention_backend",
+        "code_revision",
+        "draft_load_config",
+        "draft_sample_method",
+        "draft_tensor_parallel_size",
+        "enable_adaptive_verification",
+        "enforce_eager",
+        "kv_cache_dtype",
+        "max_model_len",
+        "moe_backend",
+        "num_speculative_tokens_per_batch_size",
+        "quantization",
+        "rejection_sample_method",
+        "revision",
+        "synthetic_acceptance_length",
+        "synthetic_acceptance_rates",
+    }
+)
+
+# Known words that this version can't serve; each gets its reason instead of "unknown key".
+NOT_SERVED = {
+    "tree": "tree verification",
+    "num_tree_nodes": "tree verification",
+    "tree_budget": "tree verification",
+    "target_layers": "PARD-2's target-dependent mode",
+    "target_proj": "PARD-2's target-dependent mode",
+    "parallel_drafting": "switching parallel drafting off; PARD always drafts in parallel",
+    "use_heterogeneous_vocab": "drafts of another tokenizer family",
+    "disable_padded_drafter_batch": "unpadded draft batches",
+}
+
+
+class ConfigError(PardError):
+    """A speculative config that can't be served; the message says what was wanted, what came and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PardConfig:
+    """What the user said in `--speculative-config '{"method": "pard", ...}'`; None means: decide for me."""
+
+    model: str | None = None  # draft folder or hub name; None asks the catalog
+    num_speculative_tokens: int | None = None  # K; None takes what the draft was trained for
+    mask_token_id: int | None = None  # None reads the draft's config.json
+    mode: Mode = "auto"  # "auto" is target-independent until this version serves PARD-2's target-dependent mode
+    upstream: Mapping[str, Any] = field(default_factory=dict)  # fields of vLLM's SpeculativeConfig, as given
+
+    def __post_init__(self) -> None:
+        if self.model is not None and (not isinstance(self.model, str) or not self.model):
+            raise ConfigError(f'"model" must be a draft folder or a hub name; got {self.model!r}')
+        if self.num_speculative_tokens is not None:
+            check_num_speculative_tokens(self.num_speculative_tokens)
+        if self.mask_token_id is not None and not _is_int(self.mask_token_id, at_least=0):
+            raise ConfigError(f'"mask_token_id" must be a token id, an integer from 0; got {self.mask_token_id!r}')
+        if self.mode not in get_args(Mode):
+            raise ConfigError(
+                f'"mode" must be one of {", ".join(get_args(Mode))}; got {self.mode!r}. '
+                "PARD-2's target-dependent mode is not served by this version: its drafts run target-independent"
+            )
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> "PardConfig":
+        """Build from the user's JSON object. Raises ConfigError on an unknown, unservable or ill-typed key."""
+        own = {f.name for f in fields(cls)} - {"upstream"}
+        given = {key.replace("-", "_"): value for key, value in given.items() if key != "method"}
+        for key in given.keys() - own - UPSTREAM_FIELDS:
+            raise ConfigError(_unknown_key(key, sorted(own | UPSTREAM_FIELDS)))
+        return cls(
+            **{key: value for key, value in given.items() if key in own},
+            upstream={key: value for key, value in given.items() if key in UPSTREAM_FIELDS},
+        )
+
+
+def check_num_speculative_tokens(value: object) -> None:
+    """Raise ConfigError unless `value` is a draft length that vLLM can verify."""
+    if not _is_int(value, at_least=1) or value > MAX_NUM_SPECULATIVE_TOKENS:  # type: ignore[operator]
+        raise ConfigError(
+            f'"num_speculative_tokens" must be an integer from 1 to {MAX_NUM_SPECULATIVE_TOKENS}; got {value!r}'
+        )
+
+
+def _is_int(value: object, at_least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    if key in NOT_SERVED:
+        return f'"{key}" asks for {NOT_SERVED[key]}, which this version does not serve: leave it out'
+    if key == "tensor_parallel_size":
+        return '"tensor_parallel_size" of the draft is called "draft_tensor_parallel_size"'
+    nearest = difflib.get_close_matches(key, known, n=1)
+    hint = f'did you mean "{nearest[0]}"?' if nearest else f"known keys: {', '.join(known)}"
+    return f'unknown key "{key}" in the PARD speculative config; {hint}'

@@ -1,0 +1,1 @@
+"""What to draft, host side: no vLLM in here."""

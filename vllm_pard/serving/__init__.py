@@ -1,0 +1,1 @@
+"""PARD inside vLLM. Everything that imports vLLM is here; importing this package imports nothing."""

@@ -1,0 +1,193 @@
+"""Which vLLM we work with: the supported range, and every upstream name that we rely on.
+
+`HOOKS` is checked at run time against the installed vLLM (only when PARD is asked for) and, by
+`tests/serving/test_upstream_sources.py`, against the sources of other supported releases without importing them.
+"""
+
+import importlib
+import inspect
+import os
+from dataclasses import dataclass
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+from vllm_pard.config import ConfigError
+
+ALLOW_UNTESTED = "VLLM_PARD_ALLOW_UNTESTED"
+UPSTREAM_ALTERNATIVE = '{"method": "draft_model", "parallel_drafting": true}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """An upstream name, in its defining module, and the parameters that we pass or override."""
+
+    module: str
+    name: str  # dotted for a member of a class
+    parameters: tuple[str, ...] = ()
+
+
+CONFIG_HOOKS = (
+    Hook(
+        module="vllm.engine.arg_utils",
+        name="EngineArgs.create_speculative_config",
+        parameters=("self", "target_model_config", "target_parallel_config"),
+    ),
+    Hook(module="vllm.config.utils", name="config"),
+    Hook(module="vllm.config.utils", name="replace"),
+    Hook(module="vllm.config.speculative", name="SpeculativeConfig.verify_equal_vocab_size_if_draft_model"),
+    Hook(module="vllm.config.speculative", name="SpeculativeConfig.max_num_new_slots_for_drafting"),
+    Hook(module="vllm.config.vllm", name="VllmConfig.num_lookahead_tokens"),
+    Hook(module="vllm.logger", name="init_logger", parameters=("name",)),
+    Hook(module="vllm.triton_utils.importing", name="HAS_TRITON"),
+)
+
+WORKER_HOOKS = (
+    Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.init_device"),
+    Hook(module="vllm.v1.worker.gpu_worker", name="Worker.init_device"),
+    Hook(module="vllm.v1.spec_decode.draft_model", name="DraftModelProposer"),
+    Hook(
+        module="vllm.v1.spec_decode.llm_base_proposer",
+        name="SpecDecodeBaseProposer.set_inputs_first_pass",
+        parameters=("self", "target_token_ids", "next_token_ids"),
+    ),
+)
+
+V2_HOOKS = (
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.speculator",
+        name="BaseSpeculator.propose",
+        parameters=(
+            "self",
+            "input_batch",
+            "attn_metadata",
+            "slot_mappings",
+            "last_hidden_states",
+            "aux_hidden_states",
+            "num_sampled",
+            "num_rejected",
+            "last_sampled",
+            "next_prefill_tokens",
+            "temperature",
+            "seeds",
+            "dp_sync_state",
+            "dummy_run",
+            "skip_attn_for_dummy_run",
+            "mm_inputs",
+            "is_profile",
+            "num_speculative_tokens",
+        ),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.speculator",
+        name="DraftModelSpeculator._build_attn_metadata",
+        parameters=(
+            "self",
+            "num_reqs",
+            "batch_desc",
+            "query_start_loc_np",
+            "seq_lens_cpu_upper_bound",
+            "step",
+            "slot_mappings",
+        ),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.speculator",
+        name="DraftModelSpeculator._copy_request_inputs",
+        parameters=("self", "num_reqs", "idx_mapping", "temperature", "seeds", "dummy_run"),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.speculator",
+        name="DraftModelSpeculator.sample_draft",
+        parameters=(
+            "self",
+            "hidden_states",
+            "sample_src_positions",
+            "idx_mapping",
+            "temperature",
+            "seeds",
+            "draft_step",
+            "draft_logits",
+        ),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.speculator",
+        name="DraftModelSpeculator.compute_draft_logits",
+        parameters=("self", "hidden_states", "spec_step_idx"),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator",
+        name="StandaloneARSpeculator.load_draft_model",
+        parameters=("self", "target_model", "target_attn_layer_names"),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator",
+        name="StandaloneARSpeculator._run_model",
+        parameters=("self", "input_ids", "positions", "attn_metadata", "slot_mappings", "num_tokens_across_dp"),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.attn_utils",
+        name="build_slot_mappings_by_layer",
+        parameters=("slot_mappings", "kv_cache_config"),
+    ),
+    Hook(module="vllm.v1.worker.gpu.buffer_utils", name="UvaBufferPool.copy_to_gpu", parameters=("self", "x", "out")),
+    Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="BatchExecutionDescriptor"),
+    Hook(module="vllm.v1.worker.gpu.block_table", name="BlockTables"),
+    Hook(module="vllm.v1.worker.gpu.input_batch", name="InputBatch"),
+    Hook(module="vllm.v1.worker.gpu.states", name="RequestState"),
+    Hook(module="vllm.v1.worker.gpu.spec_decode", name="init_speculator"),
+    Hook(module="vllm.config.compilation", name="CUDAGraphMode"),
+)
+
+HOOKS = CONFIG_HOOKS + WORKER_HOOKS + V2_HOOKS
+
+
+def supported_range() -> Requirement:
+    """The `cuda` extra of our own metadata: the one place where the range is written."""
+    wanted = (Requirement(line) for line in metadata.requires("vllm-pard") or [])
+    return next(requirement for requirement in wanted if requirement.name == "vllm")
+
+
+def unsupported_reason(version: str | None = None) -> str | None:
+    """One sentence if `version` (default: the installed vLLM) is outside the supported range, else None."""
+    if version is None:
+        import vllm
+
+        version = vllm.__version__
+    specifier = supported_range().specifier
+    if specifier.contains(version, prereleases=True) or os.environ.get(ALLOW_UNTESTED) == "1":
+        return None
+    return (
+        f"vllm_pard {metadata.version('vllm-pard')} supports vLLM {specifier} and found {version}; "
+        f"set {ALLOW_UNTESTED}=1 to try anyway, or use {UPSTREAM_ALTERNATIVE}"
+    )
+
+
+def check_hooks(hooks: tuple[Hook, ...]) -> None:
+    """Raise ConfigError if the installed vLLM lacks a hook or has changed its parameters."""
+    for hook in hooks:
+        try:
+            found = _resolve(hook)
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(_changed(hook, f"it is gone ({error})")) from None
+        if not hook.parameters:
+            continue
+        parameters = tuple(inspect.signature(found).parameters)
+        if missing := [name for name in hook.parameters if name not in parameters]:
+            raise ConfigError(_changed(hook, f"it no longer takes {', '.join(missing)}"))
+
+
+def _resolve(hook: Hook) -> object:
+    found: object = importlib.import_module(hook.module)
+    for part in hook.name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _changed(hook: Hook, what: str) -> str:
+    import vllm
+
+    return (
+        f"vllm_pard relies on vLLM's {hook.module}.{hook.name}, but in vLLM {vllm.__version__} {what}; "
+        f"update vllm_pard, or use {UPSTREAM_ALTERNATIVE}"
+    )

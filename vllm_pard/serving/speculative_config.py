@@ -1,0 +1,163 @@
+"""From the user's `{"method": "pard", ...}` to the object that vLLM carries through its processes.
+
+Unpickled by engine and worker processes before any plugin runs: importing this module must have no side effect.
+"""
+
+import os
+from typing import Any, Literal
+
+from vllm.config.speculative import SpeculativeConfig
+from vllm.config.utils import config
+from vllm.logger import init_logger
+
+from vllm_pard.catalog import find_draft
+from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers, load_config, read_checkpoint
+from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
+from vllm_pard.serving import compat
+
+logger = init_logger("vllm.vllm_pard")
+
+Runner = Literal["v1", "v2"]
+
+DEFAULT_NUM_SPECULATIVE_TOKENS = 8  # what the public PARD drafts were trained for
+WORKER_CLS = "vllm_pard.serving.worker.PardWorker"
+
+
+@config
+class PardSpeculativeConfig(SpeculativeConfig):
+    """A draft-model config that PardWorker recognises.
+
+    To vLLM its method stays "draft_model", which keeps lookahead slots, draft K/V planning, asynchronous scheduling
+    and metrics as they are for any draft model.
+    """
+
+    mask_token_id: int = -1
+    """Token id that fills the K - 1 open draft positions."""
+    runner: Runner = "v2"
+    """The model runner this was planned for: V2 drafts with PardSpeculator, V1 with vLLM's parallel drafting."""
+
+    def verify_equal_vocab_size_if_draft_model(self) -> None:
+        """Accept any sizes: `build` has compared the tokenizers, and drafting keeps to the common ids."""
+
+    @property
+    def max_num_new_slots_for_drafting(self) -> int:
+        """Rows that a draft forward adds to a request's scheduled tokens: the bonus token and K - 1 masks."""
+        return int(self.num_speculative_tokens)
+
+    def __repr__(self) -> str:
+        return (
+            f"PardSpeculativeConfig(method='pard', draft={self.model!r}, "
+            f"num_speculative_tokens={self.num_speculative_tokens}, mask_token_id={self.mask_token_id}, "
+            f"runner={self.runner!r})"
+        )
+
+
+def build(engine_args: Any, target_model_config: Any, target_parallel_config: Any) -> PardSpeculativeConfig:
+    """Check everything that can be known before a model is loaded, and build the config.
+
+    Raises a PardError with one sentence: unsupported vLLM, unknown or wrong option, no draft for the target, a draft
+    that is not a PARD draft or has another tokenizer, or an engine option that PARD can't be combined with.
+    """
+    if reason := compat.unsupported_reason():
+        raise ConfigError(reason)
+    compat.check_hooks(compat.CONFIG_HOOKS)
+    wanted = PardConfig.from_mapping(_with_spec_flags(engine_args))
+    _check_parallelism(target_parallel_config)
+    runner = planned_runner()
+    if runner == "v1" and wanted.upstream.get("num_speculative_tokens_per_batch_size") is not None:
+        raise ConfigError(
+            '"num_speculative_tokens_per_batch_size" needs model runner V2, which needs Triton; '
+            "leave it out on this machine"
+        )
+    draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
+    result = PardSpeculativeConfig(
+        method="draft_model",
+        model=draft.path,
+        num_speculative_tokens=num_speculative_tokens,
+        parallel_drafting=runner == "v1",
+        mask_token_id=draft.mask_token_id,
+        runner=runner,
+        target_model_config=target_model_config,
+        target_parallel_config=target_parallel_config,
+        **wanted.upstream,
+    )
+    if result.method != "draft_model":
+        raise ConfigError(
+            f"vLLM takes the draft {draft.path!r} for method {result.method!r} because of its name; rename the folder"
+        )
+    if runner == "v1":
+        # vLLM's own proposer reads the mask token from the draft's config.
+        result.draft_model_config.hf_config.mask_token_id = draft.mask_token_id
+    target_parallel_config.worker_cls = WORKER_CLS
+    logger.info(
+        "PARD: draft %s, K=%d draft tokens in one forward, mask token %d, model runner %s",
+        draft.path,
+        num_speculative_tokens,
+        draft.mask_token_id,
+        runner.upper(),
+    )
+    return result
+
+
+def planned_runner() -> Runner:
+    """The model runner vLLM will choose: V2 unless there is no Triton or the user says otherwise."""
+    from vllm.triton_utils.importing import HAS_TRITON
+
+    forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
+    if forced is not None:
+        return "v2" if forced.strip().lower() in ("1", "true") else "v1"
+    return "v2" if HAS_TRITON else "v1"
+
+
+def _with_spec_flags(engine_args: Any) -> dict[str, Any]:
+    given = dict(engine_args.speculative_config)
+    for flag, key, value in (
+        ("--spec-model", "model", getattr(engine_args, "spec_model", None)),
+        ("--spec-tokens", "num_speculative_tokens", getattr(engine_args, "spec_tokens", None)),
+    ):
+        if value is None:
+            continue
+        if key in given:
+            raise ConfigError(f'{flag} and "{key}" in the speculative config say the same thing: give one of them')
+        given[key] = value
+    return given
+
+
+def _check_parallelism(parallel_config: Any) -> None:
+    if parallel_config.worker_cls not in ("auto", WORKER_CLS):
+        raise ConfigError(
+            f"PARD brings its own worker class, but worker_cls is already {parallel_config.worker_cls!r}: "
+            f"leave worker_cls out, or use {compat.UPSTREAM_ALTERNATIVE}"
+        )
+    for name, words in (
+        ("pipeline_parallel_size", "pipeline parallelism"),
+        ("decode_context_parallel_size", "decode context parallelism"),
+        ("prefill_context_parallel_size", "prefill context parallelism"),
+    ):
+        if (size := getattr(parallel_config, name, 1)) > 1:
+            raise ConfigError(f"PARD does not support {words}; got {name}={size}: use tensor parallelism instead")
+
+
+def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardCheckpoint, int]:
+    target = target_model_config.model
+    num_speculative_tokens = wanted.num_speculative_tokens
+    model, mask_token_id, catalog_default = wanted.model, wanted.mask_token_id, None
+    if model is None:
+        entry = find_draft(target, target_model_config.hf_config.to_dict())
+        model, catalog_default = entry.draft, entry.num_speculative_tokens
+    revision = wanted.upstream.get("revision")
+    draft_config = load_config(model, revision)
+    if mask_token_id is None and wanted.model is None and "pard_token" not in draft_config:
+        mask_token_id = entry.mask_token_id
+    draft = read_checkpoint(model, draft_config, mask_token_id=mask_token_id)
+    if note := check_tokenizers(
+        target_model_config.tokenizer or target,
+        model,
+        target_revision=target_model_config.tokenizer_revision,
+        draft_revision=revision,
+    ):
+        logger.warning("PARD: %s and %s share a tokenizer family, but %s", target, model, note)
+    if num_speculative_tokens is None:
+        num_speculative_tokens = draft.num_speculative_tokens or catalog_default or DEFAULT_NUM_SPECULATIVE_TOKENS
+    check_num_speculative_tokens(num_speculative_tokens)
+    return draft, num_speculative_tokens

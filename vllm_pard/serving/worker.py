@@ -1,0 +1,64 @@
+"""PardWorker: the platform's own worker with PARD's drafting put in place between init_device and load_model."""
+
+from typing import Any
+
+from vllm.logger import init_logger
+from vllm.platforms import current_platform
+
+from vllm_pard.config import ConfigError
+from vllm_pard.serving import compat
+from vllm_pard.serving.speculative_config import PardSpeculativeConfig
+
+logger = init_logger("vllm.vllm_pard")
+
+
+def _platform_worker() -> type[Any]:
+    if current_platform.is_cpu():
+        from vllm.v1.worker.cpu_worker import CPUWorker
+
+        return CPUWorker
+    if current_platform.is_cuda_alike():
+        from vllm.v1.worker.gpu_worker import Worker
+
+        return Worker
+    raise ConfigError(
+        f"PARD runs on NVIDIA and AMD GPUs and on CPUs; this is {current_platform.device_name!r}: "
+        f"use {compat.UPSTREAM_ALTERNATIVE}"
+    )
+
+
+class PardWorker(_platform_worker()):  # type: ignore[misc]
+    """Runs in vLLM's worker process; `worker_cls` of the engine's parallel config names it."""
+
+    def init_device(self) -> None:
+        """Build the model runner, then swap its drafting for PARD's."""
+        compat.check_hooks(compat.WORKER_HOOKS)
+        super().init_device()
+        spec = self.vllm_config.speculative_config
+        if not isinstance(spec, PardSpeculativeConfig):
+            raise ConfigError(f"PardWorker was started without a PARD speculative config; got {spec!r}")
+        actual = "v2" if self.use_v2_model_runner else "v1"
+        if actual != spec.runner:
+            raise ConfigError(
+                f"PARD was planned for model runner {spec.runner.upper()}, but vLLM chose {actual.upper()} because of "
+                f"another option (its log says which): leave that option out, or use {compat.UPSTREAM_ALTERNATIVE}"
+            )
+        if actual == "v2":
+            self._use_v2_speculator()
+        else:
+            self._use_v1_proposer()
+
+    def _use_v2_speculator(self) -> None:
+        compat.check_hooks(compat.V2_HOOKS)
+        from vllm_pard.serving.speculator import PardSpeculator
+
+        runner = self.model_runner
+        runner.speculator = PardSpeculator(runner.vllm_config, runner.device, runner.req_states)
+        logger.info("PARD: %s drafts on model runner V2", type(runner.speculator).__name__)
+
+    def _use_v1_proposer(self) -> None:
+        from vllm_pard.serving.v1_proposer import PardProposer
+
+        runner = self.model_runner
+        runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
+        logger.info("PARD: %s drafts on model runner V1", type(runner.drafter).__name__)
