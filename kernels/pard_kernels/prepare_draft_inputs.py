@@ -18,7 +18,6 @@ def _prepare_draft_inputs_kernel(
     last_sampled_ptr,
     all_token_ids_ptr,
     stride_all_token_ids_slot,
-    prefill_len_ptr,
     block_table_ptr,
     stride_block_table_slot,
     num_blocks_ptr,
@@ -65,9 +64,7 @@ def _prepare_draft_inputs_kernel(
     num_masks = tl.where(has_bonus, num_drafts - 1, 0)
     bonus_token = tl.load(last_sampled_ptr + slot).to(tl.int32)
 
-    is_decode = num_computed >= tl.load(prefill_len_ptr + slot)
-    kv_limit = num_computed + is_decode.to(tl.int64)
-    start = tl.minimum(tl.load(num_draft_kv_ptr + slot).to(tl.int64), kv_limit)
+    start = tl.minimum(tl.load(num_draft_kv_ptr + slot).to(tl.int64), num_computed + 1)
     start = tl.minimum(start, tl.minimum(num_tokens - 1, max_model_len - span))
     start = tl.maximum(start, 0)
     capacity = tl.load(num_blocks_ptr + slot).to(tl.int64) * block_size
@@ -120,7 +117,6 @@ def prepare_draft_inputs(
     num_rejected: Tensor,
     last_sampled: Tensor,
     all_token_ids: Tensor,
-    prefill_len: Tensor,
     block_table: Tensor,
     num_blocks: Tensor,
     num_draft_kv: Tensor,
@@ -158,7 +154,6 @@ def prepare_draft_inputs(
         last_sampled,
         all_token_ids,
         all_token_ids.stride(0),
-        prefill_len,
         block_table,
         block_table.stride(0),
         num_blocks,

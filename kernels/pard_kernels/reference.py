@@ -19,7 +19,6 @@ def prepare_draft_inputs(
     num_rejected: Tensor,  # [B] int32
     last_sampled: Tensor,  # [R, 1] int64
     all_token_ids: Tensor,  # [R, max_model_len] int32
-    prefill_len: Tensor,  # [R] int32
     block_table: Tensor,  # [R, N] int32
     num_blocks: Tensor,  # [R] int32
     num_draft_kv: Tensor,  # [R] int32, in and out
@@ -42,8 +41,8 @@ def prepare_draft_inputs(
     too short for the masks catches up only.
 
     `num_draft_kv` counts, per request slot, the leading tokens whose K/V the draft holds. It is clamped to what the
-    target has (a slot that starts anew is set to the largest int32), and left at the last token that this forward
-    writes, so rejected drafts, skipped steps and resumed requests leave no holes. Mask tokens are never counted.
+    target has and left at the last token that this forward writes, so rejected drafts, skipped steps and resumed
+    requests leave no holes. Mask tokens are never counted.
 
     Writes in place: `input_ids`, `positions`, `slot_mapping`, `seq_lens`, `sample_rows` (row whose output predicts
     draft token k, inside the request's span in any case) and `num_draft_kv`.
@@ -66,9 +65,7 @@ def prepare_draft_inputs(
         has_bonus = int(num_sampled[req]) > 0
         num_tokens = num_kept + int(has_bonus)
 
-        is_decode = num_computed >= int(prefill_len[slot])
-        kv_limit = num_computed + int(is_decode)
-        start = min(int(num_draft_kv[slot]), kv_limit, num_tokens - 1, max_model_len - span)
+        start = min(int(num_draft_kv[slot]), num_computed + 1, num_tokens - 1, max_model_len - span)
         start = max(start, 0)
         capacity = int(num_blocks[slot]) * block_size
 

@@ -16,7 +16,7 @@ EOS_TOKEN_ID = 301
 def save_tokenizer(folder: Path, rename: dict[int, str] | None = None) -> None:
     """A byte-level tokenizer without merges: 256 bytes, then named specials up to VOCAB_SIZE."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    names = {token_id: token for token_id, token in enumerate(alphabet)} | (rename or {})
+    names = dict(enumerate(alphabet)) | (rename or {})
     core = Tokenizer(models.BPE(vocab={token: token_id for token_id, token in names.items()}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

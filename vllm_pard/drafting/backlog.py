@@ -4,11 +4,13 @@ B requests of a step · R request slots
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Int32Array = NDArray[np.int32]
+IntArray = NDArray[np.signedinteger[Any]]
+BoolArray = NDArray[np.bool_]
 
 
 class DraftBacklog:
@@ -23,31 +25,44 @@ class DraftBacklog:
     def __init__(self, num_slots: int) -> None:
         self._backlog = np.zeros(num_slots, dtype=np.int32)
         self._owner: list[str | None] = [None] * num_slots
+        self._reached = np.zeros(num_slots, dtype=np.int32)
 
-    def claim(self, slots: NDArray[np.integer], request_ids: Sequence[str]) -> list[int]:
-        """Enter the step's requests; return the slots whose owner is new, where the device's count starts anew."""
-        new_slots = []
-        for slot, request_id in zip(slots.tolist(), request_ids, strict=True):
-            if self._owner[slot] != request_id:
-                self._owner[slot] = request_id
-                self._backlog[slot] = 0
-                new_slots.append(slot)
-        return new_slots
+    def enter(
+        self,
+        slots: IntArray,  # [B]
+        request_ids: Sequence[str],  # [B]
+        num_computed: IntArray,  # [B], exact for a request in its prefill, else at least what the target has
+        query_lens: IntArray,  # [B]
+        is_prefill: BoolArray,  # [B]
+        will_sample: BoolArray,  # [B]
+    ) -> BoolArray:
+        """Enter a step's requests; tell which start or resume, where the device's count must start anew. [B]
 
-    def skip(self, slots: NDArray[np.integer], query_lens: Int32Array, is_prefill: NDArray[np.bool_]) -> None:
+        A resumed request prefills again from a point before the one that it had reached.
+        """
+        is_new = np.array(
+            [self._owner[slot] != name for slot, name in zip(slots, request_ids, strict=True)], dtype=bool
+        )
+        is_new |= is_prefill & (num_computed < self._reached[slots])
+        for slot, name in zip(slots[is_new], np.asarray(request_ids, dtype=object)[is_new], strict=True):
+            self._owner[slot] = name
+        self._backlog[slots[is_new]] = 0
+        self._reached[slots] = num_computed + query_lens + will_sample
+        return is_new
+
+    def skip(self, slots: IntArray, query_lens: IntArray) -> None:
         """Record a step without a draft forward."""
-        self._backlog[slots] = self._pending(slots, query_lens, is_prefill)
+        self._backlog[slots] += query_lens
 
     def plan(
         self,
-        slots: NDArray[np.integer],
-        query_lens: Int32Array,  # [B]
-        is_prefill: NDArray[np.bool_],  # [B]
-        will_sample: NDArray[np.bool_],  # [B]
+        slots: IntArray,  # [B]
+        query_lens: IntArray,  # [B]
+        will_sample: BoolArray,  # [B]
         num_drafts: int,
         max_rows: int,
         max_model_len: int,
-    ) -> Iterator[Int32Array]:
+    ) -> Iterator[IntArray]:
         """Yield the spans [B] of each forward of a step: catch-up forwards as needed, then the one that drafts.
 
         A span holds the pending tokens (bonus included) and, for a request that samples, K - 1 mask tokens. Each
@@ -55,11 +70,12 @@ class DraftBacklog:
 
         Raises ValueError if even the smallest drafting forward does not fit.
         """
-        pending = self._pending(slots, query_lens, is_prefill)
-        tail = np.where(will_sample, num_drafts, 0).astype(np.int32)
+        pending = self._backlog[slots] + query_lens
+        tail = np.where(will_sample, num_drafts, 0)
 
-        def spans(pending: Int32Array) -> Int32Array:
-            return np.clip(pending + tail, 1, max_model_len).astype(np.int32)
+        def spans(pending: IntArray) -> IntArray:  # [B] -> [B]
+            fitted: IntArray = np.clip(pending + tail, 1, max_model_len).astype(np.int32)
+            return fitted
 
         caught_up = np.minimum(pending, 1)
         if (smallest := int(spans(caught_up).sum())) > max_rows:
@@ -74,15 +90,11 @@ class DraftBacklog:
         yield spans(pending)
         self._backlog[slots] = np.where(will_sample, -1, 0)
 
-    def _pending(self, slots: NDArray[np.integer], query_lens: Int32Array, is_prefill: NDArray[np.bool_]) -> Int32Array:
-        # A request that starts or resumes its prefill has no bonus token from before.
-        backlog = np.maximum(self._backlog[slots], np.where(is_prefill, 0, -1))
-        return (backlog + query_lens).astype(np.int32)
-
     @staticmethod
-    def _share(pending: Int32Array, max_rows: int) -> Int32Array:
+    def _share(pending: IntArray, max_rows: int) -> IntArray:
         """Give every request one row and the rest of the rows to the first that can use them. [B] -> [B]"""
         wanted = np.maximum(pending - 1, 1)
         before = np.concatenate(([0], np.cumsum(wanted - 1)[:-1]))
         spare = max_rows - len(pending)
-        return (1 + np.clip(spare - before, 0, wanted - 1)).astype(np.int32)
+        rows: IntArray = (1 + np.clip(spare - before, 0, wanted - 1)).astype(np.int32)
+        return rows

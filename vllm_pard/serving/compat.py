@@ -9,6 +9,7 @@ import inspect
 import os
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -54,6 +55,14 @@ WORKER_HOOKS = (
 )
 
 V2_HOOKS = (
+    Hook(module="vllm.distributed.parallel_state", name="_TP"),
+    Hook(module="vllm.distributed.parallel_state", name="get_tp_group"),
+    Hook(module="vllm.distributed.parallel_state", name="get_world_group"),
+    Hook(
+        module="vllm.distributed.parallel_state",
+        name="init_model_parallel_group",
+        parameters=("group_ranks", "local_rank", "backend", "group_name"),
+    ),
     Hook(
         module="vllm.v1.worker.gpu.spec_decode.speculator",
         name="BaseSpeculator.propose",
@@ -130,7 +139,7 @@ V2_HOOKS = (
         name="build_slot_mappings_by_layer",
         parameters=("slot_mappings", "kv_cache_config"),
     ),
-    Hook(module="vllm.v1.worker.gpu.buffer_utils", name="UvaBufferPool.copy_to_gpu", parameters=("self", "x", "out")),
+    Hook(module="vllm.utils.torch_utils", name="async_tensor_h2d", parameters=("data", "device", "dtype", "out")),
     Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="BatchExecutionDescriptor"),
     Hook(module="vllm.v1.worker.gpu.block_table", name="BlockTables"),
     Hook(module="vllm.v1.worker.gpu.input_batch", name="InputBatch"),
@@ -177,8 +186,8 @@ def check_hooks(hooks: tuple[Hook, ...]) -> None:
             raise ConfigError(_changed(hook, f"it no longer takes {', '.join(missing)}"))
 
 
-def _resolve(hook: Hook) -> object:
-    found: object = importlib.import_module(hook.module)
+def _resolve(hook: Hook) -> Any:
+    found: Any = importlib.import_module(hook.module)
     for part in hook.name.split("."):
         found = getattr(found, part)
     return found

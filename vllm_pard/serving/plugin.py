@@ -4,7 +4,7 @@ import logging
 
 
 def register() -> None:
-    """Make `{"method": "pard"}` known to vLLM. Idempotent; whatever is wrong with PARD is said when PARD is asked for."""
+    """Make `{"method": "pard"}` known to vLLM; idempotent. What is wrong with PARD is said when PARD is asked for."""
     try:
         from vllm_pard.serving.patches import apply_patches
 

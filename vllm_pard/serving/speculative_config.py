@@ -69,6 +69,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
             '"num_speculative_tokens_per_batch_size" needs model runner V2, which needs Triton; '
             "leave it out on this machine"
         )
+    _check_draft_tensor_parallelism(wanted, target_parallel_config.tensor_parallel_size, runner)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
     result = PardSpeculativeConfig(
         method="draft_model",
@@ -136,6 +137,23 @@ def _check_parallelism(parallel_config: Any) -> None:
     ):
         if (size := getattr(parallel_config, name, 1)) > 1:
             raise ConfigError(f"PARD does not support {words}; got {name}={size}: use tensor parallelism instead")
+
+
+def _check_draft_tensor_parallelism(wanted: PardConfig, target_size: int, runner: Runner) -> None:
+    size = wanted.upstream.get("draft_tensor_parallel_size")
+    if size is None or size == target_size:
+        return
+    if size != 1:
+        raise ConfigError(f'"draft_tensor_parallel_size" must be 1 or the target\'s {target_size}; got {size!r}')
+    if runner == "v1":
+        raise ConfigError(
+            f'on model runner V1 "draft_tensor_parallel_size" must be the target\'s {target_size}; got 1: leave it out'
+        )
+    if wanted.upstream.get("draft_sample_method") == "probabilistic":
+        raise ConfigError(
+            '"draft_sample_method": "probabilistic" needs a draft as parallel as the target: '
+            'leave "draft_tensor_parallel_size" out'
+        )
 
 
 def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardCheckpoint, int]:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from pard_kernels import prepare_draft_inputs
 from torch import Tensor, nn
 from vllm.config.compilation import CUDAGraphMode
+from vllm.distributed.parallel_state import get_tp_group
+from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
-from vllm.v1.worker.gpu.buffer_utils import UvaBufferPool
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.input_batch import InputBatch
 from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneARSpeculator
@@ -21,9 +22,8 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
 from vllm_pard.drafting.backlog import DraftBacklog
+from vllm_pard.serving.draft_group import group_of_one, tensor_parallel_group
 from vllm_pard.serving.vocabulary import NEVER, use_target_vocabulary
-
-ALL_OF_IT = torch.iinfo(torch.int32).max  # a count of draft K/V that the kernel clamps to what the target has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +47,19 @@ class PardSpeculator(StandaloneARSpeculator):
     counts on the device how much of it is valid.
     """
 
+    draft_logits: Tensor | None  # [R, K, V], only for probabilistic drafts
+    draft_tokens: Tensor  # [R, K] int64
+
     def __init__(self, vllm_config: Any, device: torch.device, request_state: RequestState) -> None:
         super().__init__(vllm_config, device)
+        if self.draft_watermarker is not None:
+            raise ConfigError("PARD does not support watermarked drafts: leave the watermark config out")
         spec = self.speculative_config
         self.num_query_per_req = 1 + self.num_speculative_steps
         self.num_extra_query_per_req = self.num_speculative_steps
         self.mask_token_id = spec.mask_token_id
         self.request_state = request_state
+        self.draft_group = self._own_group() if spec.draft_parallel_config.tensor_parallel_size == 1 else None
         self.draft_vocab_size = int(self.draft_model_config.get_vocab_size())
         self.target_vocab_size = int(vllm_config.model_config.get_vocab_size())
         if self.draft_logits is not None and self.draft_vocab_size != self.target_vocab_size:
@@ -61,15 +67,14 @@ class PardSpeculator(StandaloneARSpeculator):
             self.draft_logits = torch.full(shape, NEVER, dtype=self.draft_logits.dtype, device=device)
 
         self.backlog = DraftBacklog(self.max_num_reqs)
-        self.num_draft_kv = torch.full((self.max_num_reqs,), ALL_OF_IT, dtype=torch.int32, device=device)
+        self.num_draft_kv = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
         self.slot_mapping = torch.empty(self.max_num_tokens, dtype=torch.int64, device=device)
         self.sample_rows = torch.zeros(self.max_num_reqs * self.num_speculative_steps, dtype=torch.int64, device=device)
-        self._query_start_loc = UvaBufferPool(self.max_num_reqs + 1, torch.int32)
-        self._new_slots = UvaBufferPool(self.max_num_reqs, torch.int64)
 
     def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
         """Load the draft through vLLM, answering in the target's vocabulary."""
-        model: nn.Module = super().load_draft_model(target_model, target_attn_layer_names)
+        with tensor_parallel_group(self.draft_group):
+            model: nn.Module = super().load_draft_model(target_model, target_attn_layer_names)
         use_target_vocabulary(model, self.draft_vocab_size, self.target_vocab_size)
         return model
 
@@ -123,33 +128,41 @@ class PardSpeculator(StandaloneARSpeculator):
             is_dummy=dummy_run,
             has_attention=not (dummy_run and skip_attn_for_dummy_run),
         )
-        if dummy_run:
-            spans = np.minimum(batch.num_scheduled_tokens + num_drafts, self.max_model_len)
-            self._draft(step, spans.astype(np.int32), num_drafts)
-        else:
-            self._draft_or_skip(step, num_drafts)
+        with tensor_parallel_group(self.draft_group):
+            self._draft_dummy(step, num_drafts) if dummy_run else self._draft_or_skip(step, num_drafts)
+        if self.draft_group is not None:
+            # Ranks that differed in a single draft token would verify different texts; one small message rules it out.
+            get_tp_group().broadcast(self.draft_tokens)
         return self.draft_tokens[: batch.num_reqs]
 
+    def _own_group(self) -> Any | None:
+        return group_of_one() if self.vllm_config.parallel_config.tensor_parallel_size > 1 else None
+
+    def _draft_dummy(self, step: DraftStep, num_drafts: int) -> None:
+        """Run a draft step of full size that touches no request: profiling, warm-up, idle data-parallel ranks."""
+        spans = np.minimum(step.batch.num_scheduled_tokens + num_drafts, self.max_model_len).astype(np.int32)
+        self._sample(self._forward(step, spans, num_drafts), step.batch.num_reqs, num_drafts)
+
     def _draft_or_skip(self, step: DraftStep, num_drafts: int) -> None:
+        """Draft K tokens a request; a step that wants none is only noted, and the next one that drafts catches up."""
         batch = step.batch
-        slots, query_lens, is_prefill = batch.idx_mapping_np, batch.num_scheduled_tokens, batch.is_prefilling_np
-        if new_slots := self.backlog.claim(slots, batch.req_ids):
-            slots_on_device = self._new_slots.copy_to_gpu(np.asarray(new_slots, dtype=np.int64))
-            self.num_draft_kv.index_fill_(0, slots_on_device, ALL_OF_IT)
+        slots, query_lens, num_computed = batch.idx_mapping_np, batch.num_scheduled_tokens, batch.num_computed_tokens_np
+        num_drafted = 0 if batch.num_draft_tokens_per_req is None else batch.num_draft_tokens_per_req
+        will_sample = num_computed + query_lens - num_drafted >= batch.prefill_len_np
+        is_new = self.backlog.enter(slots, batch.req_ids, num_computed, query_lens, batch.is_prefilling_np, will_sample)
+        if is_new.any():
+            # Blocks that the prefix cache hands over hold the draft's K/V as well as the target's.
+            cached = async_tensor_h2d(num_computed[is_new], self.device, torch.int32)
+            self.num_draft_kv[async_tensor_h2d(slots[is_new], self.device, torch.int64)] = cached
         if num_drafts == 0:
-            self.backlog.skip(slots, query_lens, is_prefill)
+            self.backlog.skip(slots, query_lens)
             return
-        will_sample = batch.num_computed_prefill_tokens_np + query_lens >= batch.prefill_len_np
         for spans in self.backlog.plan(
-            slots, query_lens, is_prefill, will_sample, num_drafts, self.max_num_tokens, self.max_model_len
+            slots, query_lens, will_sample, num_drafts, self.max_num_tokens, self.max_model_len
         ):
             hidden_states = self._forward(step, spans, num_drafts)
         if will_sample.any():
             self._sample(hidden_states, batch.num_reqs, num_drafts)
-
-    def _draft(self, step: DraftStep, spans: NDArray[np.int32], num_drafts: int) -> None:
-        hidden_states = self._forward(step, spans, num_drafts)
-        self._sample(hidden_states, step.batch.num_reqs, num_drafts)
 
     def _forward(self, step: DraftStep, spans: NDArray[np.int32], num_drafts: int) -> Tensor:
         """Run the draft over `spans[b]` rows of each request. Returns hidden states [D, H]."""
@@ -159,21 +172,21 @@ class PardSpeculator(StandaloneARSpeculator):
         metadata, slot_mappings = None, None
         if step.has_attention:
             metadata, slot_mappings = self._attention(step, query_start_loc)
-        return self._run_model(
+        hidden_states: Tensor = self._run_model(
             self.input_buffers.input_ids[:num_rows],
             self.input_buffers.positions[:num_rows],
             metadata,
             slot_mappings,
             step.num_tokens_across_dp,
         )
+        return hidden_states
 
     def _prepare(self, step: DraftStep, query_start_loc: NDArray[np.int32], num_drafts: int) -> None:
         batch, buffers, state = step.batch, self.input_buffers, self.request_state
         num_reqs, num_rows = batch.num_reqs, int(query_start_loc[-1])
         device_query_start_loc = buffers.query_start_loc[: num_reqs + 1]
-        self._query_start_loc.copy_to_gpu(query_start_loc, out=device_query_start_loc)
-        tables, group = getattr(self, "block_tables", None), getattr(self, "kv_cache_group", 0)
-        has_tables = tables is not None
+        async_tensor_h2d(query_start_loc, out=device_query_start_loc)
+        block_table, num_blocks, block_size = self._block_table()
         prepare_draft_inputs(
             target_input_ids=batch.input_ids,
             target_positions=batch.positions,
@@ -183,9 +196,8 @@ class PardSpeculator(StandaloneARSpeculator):
             num_rejected=step.num_rejected,
             last_sampled=step.last_sampled,
             all_token_ids=state.all_token_ids.gpu,
-            prefill_len=state.prefill_len.gpu,
-            block_table=tables.block_tables[group].gpu if has_tables else self.num_draft_kv[:, None],
-            num_blocks=tables.num_blocks.gpu[group] if has_tables else self.num_draft_kv,
+            block_table=block_table,
+            num_blocks=num_blocks,
             num_draft_kv=self.num_draft_kv,
             query_start_loc=device_query_start_loc,
             input_ids=buffers.input_ids[:num_rows],
@@ -193,11 +205,19 @@ class PardSpeculator(StandaloneARSpeculator):
             slot_mapping=self.slot_mapping[:num_rows],
             seq_lens=buffers.seq_lens[:num_reqs],
             sample_rows=self.sample_rows[: num_reqs * num_drafts].view(num_reqs, num_drafts),
-            block_size=tables.block_sizes[group] if has_tables else 1,
+            block_size=block_size,
             mask_token_id=self.mask_token_id,
             vocab_size=self.draft_vocab_size,
             max_model_len=self.max_model_len,
         )
+
+    def _block_table(self) -> tuple[Tensor, Tensor, int]:
+        """Block ids [R, N], number of blocks [R], block size; all empty while vLLM profiles without a K/V cache."""
+        if not hasattr(self, "kv_cache_group"):
+            none = self.num_draft_kv.new_zeros(self.max_num_reqs, 1)
+            return none, none[:, 0], 1
+        tables, group = self.block_tables, self.kv_cache_group
+        return tables.block_tables[group].gpu, tables.num_blocks.gpu[group], tables.block_sizes[group]
 
     def _attention(
         self, step: DraftStep, query_start_loc: NDArray[np.int32]

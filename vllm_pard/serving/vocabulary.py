@@ -1,6 +1,7 @@
 """One tokenizer family, two vocabulary sizes: padded embeddings differ (151936 / 152064), the tokens do not."""
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def use_target_vocabulary(draft: nn.Module, draft_vocab_size: int, target_vocab_
     """Make `draft.compute_logits` answer in the target's vocabulary; equal sizes change nothing."""
     if draft_vocab_size == target_vocab_size:
         return
-    compute_logits: Callable[[Tensor], Tensor | None] = draft.compute_logits
+    compute_logits = cast(Callable[[Tensor], Tensor | None], draft.compute_logits)
 
     def compute_target_logits(hidden_states: torch.Tensor) -> Tensor | None:
         logits = compute_logits(hidden_states)

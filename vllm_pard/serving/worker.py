@@ -1,6 +1,6 @@
 """PardWorker: the platform's own worker with PARD's drafting put in place between init_device and load_model."""
 
-from typing import Any
+from typing import Any, cast
 
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
@@ -14,17 +14,15 @@ logger = init_logger("vllm.vllm_pard")
 
 def _platform_worker() -> type[Any]:
     if current_platform.is_cpu():
-        from vllm.v1.worker.cpu_worker import CPUWorker
-
-        return CPUWorker
-    if current_platform.is_cuda_alike():
+        from vllm.v1.worker.cpu_worker import CPUWorker as Worker
+    elif current_platform.is_cuda_alike():
         from vllm.v1.worker.gpu_worker import Worker
-
-        return Worker
-    raise ConfigError(
-        f"PARD runs on NVIDIA and AMD GPUs and on CPUs; this is {current_platform.device_name!r}: "
-        f"use {compat.UPSTREAM_ALTERNATIVE}"
-    )
+    else:
+        raise ConfigError(
+            f"PARD runs on NVIDIA and AMD GPUs and on CPUs; this is {current_platform.device_name!r}: "
+            f"use {compat.UPSTREAM_ALTERNATIVE}"
+        )
+    return cast(type[Any], Worker)
 
 
 class PardWorker(_platform_worker()):  # type: ignore[misc]
@@ -59,6 +57,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
     def _use_v1_proposer(self) -> None:
         from vllm_pard.serving.v1_proposer import PardProposer
 
-        runner = self.model_runner
-        runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
+        runner, spec = self.model_runner, self.vllm_config.speculative_config
+        if spec.draft_model_config.get_vocab_size() != self.vllm_config.model_config.get_vocab_size():
+            runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
         logger.info("PARD: %s drafts on model runner V1", type(runner.drafter).__name__)

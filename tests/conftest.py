@@ -1,0 +1,25 @@
+"""Shared by all tests: interpreter mode before anything imports Triton, seeds, tiny checkpoints."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tiny models: more threads only wait for each other
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny fp32 target and a PARD draft that agrees with it often, not always."""
+    from tiny_models import save_pair
+
+    return save_pair(tmp_path_factory.mktemp("tiny_pair"))

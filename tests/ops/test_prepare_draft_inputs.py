@@ -1,0 +1,180 @@
+"""The kernel against its twin: token ids and positions are equal or wrong, so there is no tolerance."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from pard_kernels import prepare_draft_inputs, reference
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+POISON = -(2**30)
+MASK, VOCAB, BLOCK_SIZE, MAX_LEN, MAX_BLOCKS, NUM_SLOTS = 90, 96, 4, 40, 12, 8
+
+
+@dataclass
+class Request:
+    """One request of a step, in numbers; -1 as slot makes it a dummy."""
+
+    slot: int
+    num_computed: int
+    query_len: int
+    num_rejected: int
+    span: int
+    num_draft_kv: int
+    has_bonus: bool = True
+    num_blocks: int = MAX_BLOCKS
+    token_offset: int = 0
+    null_blocks: list[int] = field(default_factory=list)
+
+
+def step(requests: list[Request], num_drafts: int) -> dict[str, Any]:
+    """Tensors of a step; outputs are poisoned, every slot has its own blocks, token ids tell where they came from."""
+    lens = torch.tensor([0, *(r.query_len for r in requests)])
+    spans = torch.tensor([0, *(r.span for r in requests)])
+    num_rows = int(spans.sum())
+    block_table = torch.arange(1, NUM_SLOTS * MAX_BLOCKS + 1, dtype=torch.int32).view(NUM_SLOTS, MAX_BLOCKS).clone()
+    num_blocks = torch.full((NUM_SLOTS,), MAX_BLOCKS, dtype=torch.int32)
+    num_draft_kv = torch.full((NUM_SLOTS,), POISON, dtype=torch.int32)
+    positions, ids = [], []
+    for r in requests:
+        positions += range(r.num_computed, r.num_computed + r.query_len)
+        ids += [(50 + r.token_offset + i) for i in range(r.query_len)]
+        if r.slot >= 0:
+            num_blocks[r.slot] = r.num_blocks
+            num_draft_kv[r.slot] = r.num_draft_kv
+            block_table[r.slot, r.null_blocks] = 0
+    tensors = {
+        "target_input_ids": torch.tensor(ids, dtype=torch.int32),
+        "target_positions": torch.tensor(positions, dtype=torch.int64),
+        "target_query_start_loc": lens.cumsum(0).int(),
+        "request_slots": torch.tensor([r.slot for r in requests]),
+        "num_sampled": torch.tensor([int(r.has_bonus) for r in requests], dtype=torch.int32),
+        "num_rejected": torch.tensor([r.num_rejected for r in requests], dtype=torch.int32),
+        "last_sampled": torch.arange(80, 80 + NUM_SLOTS).view(-1, 1),
+        "all_token_ids": torch.arange(MAX_LEN, dtype=torch.int32).repeat(NUM_SLOTS, 1),
+        "block_table": block_table,
+        "num_blocks": num_blocks,
+        "num_draft_kv": num_draft_kv,
+        "query_start_loc": spans.cumsum(0).int(),
+        "input_ids": torch.full((num_rows,), POISON, dtype=torch.int32),
+        "positions": torch.full((num_rows,), POISON, dtype=torch.int64),
+        "slot_mapping": torch.full((num_rows,), POISON, dtype=torch.int64),
+        "seq_lens": torch.full((len(requests),), POISON, dtype=torch.int32),
+        "sample_rows": torch.full((len(requests), num_drafts), POISON, dtype=torch.int64),
+    }
+    scalars = {"block_size": BLOCK_SIZE, "mask_token_id": MASK, "vocab_size": VOCAB, "max_model_len": MAX_LEN}
+    return {name: tensor.to(DEVICE) for name, tensor in tensors.items()} | scalars
+
+
+def run_both(requests: list[Request], num_drafts: int) -> dict[str, Any]:
+    """Run kernel and twin on equal inputs, compare every tensor, return the twin's."""
+    expected, got = step(requests, num_drafts), step(requests, num_drafts)
+    reference.prepare_draft_inputs(**{k: v.cpu() if torch.is_tensor(v) else v for k, v in expected.items()})
+    if DEVICE != "cpu":
+        expected = step(requests, num_drafts)
+        cpu = {k: v.cpu() if torch.is_tensor(v) else v for k, v in expected.items()}
+        reference.prepare_draft_inputs(**cpu)
+        expected = cpu
+    prepare_draft_inputs(**got)
+    for name, value in expected.items():
+        if torch.is_tensor(value):
+            assert torch.equal(got[name].cpu(), value.cpu()), name
+    return expected
+
+
+def decode(slot: int, num_drafts: int, num_rejected: int, num_computed: int = 10) -> Request:
+    """A verification step of K drafts after a step that drafted."""
+    return Request(slot, num_computed, num_drafts + 1, num_rejected, 2 * num_drafts, num_computed + 1)
+
+
+def test_worked_example() -> None:
+    """K = 3, one of three drafts accepted at positions 10..13: rows are draft 11, bonus 12, masks 13 14, padding."""
+    out = run_both([decode(slot=2, num_drafts=3, num_rejected=2)], num_drafts=3)
+    assert out["input_ids"].tolist() == [51, 82, MASK, MASK, 0, 0]
+    assert out["positions"].tolist() == [11, 12, 13, 14, 15, 16]
+    block = 2 * MAX_BLOCKS + 1
+    assert out["slot_mapping"].tolist() == [(block + 2) * 4 + 3, *((block + 3) * 4 + i for i in range(3)), -1, -1]
+    assert out["sample_rows"].tolist() == [[1, 2, 3]]
+    assert out["seq_lens"].tolist() == [17]
+    assert out["num_draft_kv"][2] == 13, "the bonus is counted, masks are not"
+
+
+@pytest.mark.parametrize("num_drafts", [1, 2, 3, 8, 13])
+@pytest.mark.parametrize("num_rejected", [0, 1])
+def test_verification_steps(num_drafts: int, num_rejected: int) -> None:
+    requests = [decode(slot, num_drafts, num_rejected * num_drafts, 3 + slot) for slot in (5, 0, 3)]
+    out = run_both(requests, num_drafts)
+    assert (out["sample_rows"] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("request_", "check"),
+    [
+        pytest.param(Request(1, 0, 9, 0, 9 + 4, 0), lambda o: o["input_ids"][9] == 81, id="whole prompt"),
+        pytest.param(
+            Request(1, 4, 6, 0, 6, 4, has_bonus=False), lambda o: MASK not in o["input_ids"], id="chunk that goes on"
+        ),
+        pytest.param(
+            Request(1, 20, 1, 0, 30, 3), lambda o: o["input_ids"][:17].tolist() == list(range(3, 20)), id="backlog"
+        ),
+        pytest.param(
+            Request(1, 20, 5, 0, 6, 3), lambda o: o["num_draft_kv"][1] == 9, id="catch-up that does not reach the bonus"
+        ),
+        pytest.param(
+            Request(1, 20, 5, 1, 8, 30), lambda o: o["positions"][0] == 21, id="count beyond the target's is cut"
+        ),
+        pytest.param(
+            Request(1, 33, 5, 0, 12, 34), lambda o: o["positions"][-1] == MAX_LEN - 1, id="end of the context"
+        ),
+        pytest.param(
+            Request(1, 5, 5, 2, 8, 6, num_blocks=2), lambda o: (o["slot_mapping"] >= 0).sum() == 2, id="no block yet"
+        ),
+        pytest.param(
+            Request(1, 9, 5, 0, 8, 10, null_blocks=[2]), lambda o: o["slot_mapping"][:2].tolist() == [-1, -1],
+            id="block let go by a sliding window",
+        ),
+        pytest.param(
+            Request(1, 9, 5, 0, 8, 10, token_offset=43), lambda o: o["input_ids"][3] == MASK, id="id beyond the draft's"
+        ),
+        pytest.param(Request(-1, 9, 5, 0, 8, 10), lambda o: (o["slot_mapping"] == -1).all(), id="dummy"),
+    ],
+)  # fmt: skip
+def test_cases(request_: Request, check: Any) -> None:
+    other = decode(slot=4, num_drafts=4, num_rejected=1)
+    assert check(run_both([request_], num_drafts=4))
+    run_both([other, request_, decode(slot=6, num_drafts=4, num_rejected=3)], num_drafts=4)
+
+
+def test_random_steps() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    for _ in range(60):
+        num_drafts, requests = draw(1, 5), []
+        for slot in torch.randperm(NUM_SLOTS, generator=generator)[: draw(1, 6)].tolist():
+            computed, query = draw(0, 25), draw(1, 8)
+            requests.append(
+                Request(
+                    slot if draw(0, 9) else -1, computed, query, draw(0, query - 1), draw(num_drafts, 30),
+                    draw(0, 30), has_bonus=bool(draw(0, 3)), num_blocks=draw(1, MAX_BLOCKS),
+                )
+            )  # fmt: skip
+        run_both(requests, num_drafts)
+
+
+def test_long_span_takes_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    module = importlib.import_module("pard_kernels.prepare_draft_inputs")
+    monkeypatch.setattr(module, "MAX_BLOCK_ROWS", 16)
+    out = run_both([Request(1, 0, 33, 0, 37, 0), Request(-1, 0, 33, 0, 37, 0)], num_drafts=4)
+    assert out["input_ids"][32:37].tolist() == [82, 81, MASK, MASK, MASK]
+
+
+def test_shapes_are_checked() -> None:
+    tensors = step([decode(1, 3, 0)], num_drafts=3)
+    with pytest.raises(ValueError, match=r"asks for 1 requests; got request_slots \(2,\)"):
+        prepare_draft_inputs(**(tensors | {"request_slots": torch.tensor([0, 1])}))

@@ -1,0 +1,210 @@
+"""Every knob and every mistake of `{"method": "pard"}`, on the config objects of the real vLLM; no model is loaded."""
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import MASK_TOKEN_ID, save_llama, save_tokenizer
+
+from vllm_pard.errors import PardError
+from vllm_pard.serving import compat
+from vllm_pard.serving.speculative_config import WORKER_CLS, PardSpeculativeConfig
+
+Configure = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+@pytest.fixture
+def configure(tiny_pair: tuple[Path, Path]) -> Configure:
+    """vLLM's engine config for the tiny pair with a speculative config and engine options."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    target, draft = tiny_pair
+
+    def configure(given: dict[str, Any], **options: Any) -> Any:
+        spec = {"method": "pard", "model": str(draft)} | given
+        if spec["model"] is None:
+            del spec["model"]
+        options = {"model": str(target), "dtype": "float32", "max_model_len": 128, "enforce_eager": True} | options
+        return EngineArgs(speculative_config=spec, **options).create_engine_config()
+
+    return configure
+
+
+def edit_config(source: Path, folder: Path, **changes: Any) -> str:
+    """A copy of a checkpoint with other config.json entries; None removes one."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((source / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    return str(folder)
+
+
+def test_defaults(configure: Configure) -> None:
+    config = configure({})
+    spec = config.speculative_config
+    assert type(spec) is PardSpeculativeConfig
+    assert (spec.num_speculative_tokens, spec.mask_token_id, spec.runner) == (8, MASK_TOKEN_ID, "v1")
+    assert config.parallel_config.worker_cls == WORKER_CLS
+    assert "pard" in repr(config)
+    assert str(spec.model) in repr(config)
+    assert "num_speculative_tokens=8" in repr(config)
+
+
+def test_every_knob(configure: Configure) -> None:
+    spec = configure(
+        {
+            "num-speculative-tokens": 5,
+            "mask_token_id": 7,
+            "mode": "target-independent",
+            "draft_tensor_parallel_size": 1,
+            "draft_sample_method": "probabilistic",
+            "rejection_sample_method": "standard",
+            "max_model_len": 64,
+        }
+    ).speculative_config
+    assert (spec.num_speculative_tokens, spec.mask_token_id) == (5, 7)
+    assert (spec.draft_sample_method, spec.max_model_len) == ("probabilistic", 64)
+    assert spec.draft_model_config.hf_config.mask_token_id == 7, "V1 reads it from there"
+
+
+def test_spec_flags(configure: Configure) -> None:
+    assert configure({}, spec_tokens=3).speculative_config.num_speculative_tokens == 3
+    with pytest.raises(PardError, match="--spec-tokens"):
+        configure({"num_speculative_tokens": 4}, spec_tokens=3)
+
+
+def test_v2_is_planned_where_triton_runs(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    spec = configure({"num_speculative_tokens_per_batch_size": [[1, 4, 8], [5, 256, 0]]}).speculative_config
+    assert spec.runner == "v2"
+    assert not spec.parallel_drafting, "vLLM would fall back to V1"
+    assert spec.max_num_new_slots_for_drafting == 8
+
+
+def test_survives_pickling_without_plugins(configure: Configure) -> None:
+    """Engine and worker processes unpickle the config before any plugin is loaded."""
+    pickled = pickle.dumps(configure({}).speculative_config)
+    program = (
+        "import sys, pickle; spec = pickle.loads(sys.stdin.buffer.read());"
+        "from vllm.engine.arg_utils import EngineArgs;"
+        "print(type(spec).__name__, spec.mask_token_id, hasattr(EngineArgs.create_speculative_config, '_vllm_pard'))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], input=pickled, capture_output=True, check=True).stdout
+    assert out.decode().split() == ["PardSpeculativeConfig", str(MASK_TOKEN_ID), "False"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"num_speculative_tokens": 0}, "integer from 1 to 127; got 0"),
+        ({"num_speculative_tokens": 128}, "integer from 1 to 127; got 128"),
+        ({"num_speculative_tokens": "8"}, "integer from 1 to 127; got '8'"),
+        ({"num_speculative_tokens": True}, "integer from 1 to 127; got True"),
+        ({"num_speculativ_tokens": 8}, 'unknown key "num_speculativ_tokens".*did you mean "num_speculative_tokens"'),
+        ({"foo": 1}, 'unknown key "foo".*known keys: '),
+        ({"mask_token_id": -1}, "an integer from 0; got -1"),
+        ({"mask_token_id": 320}, "a token id from 0 to 319; the given mask_token_id is 320"),
+        ({"mode": "target-dependent"}, "must be one of auto, target-independent; got 'target-dependent'.*PARD-2"),
+        ({"tree": True}, "tree verification, which this version does not serve"),
+        ({"target_layers": [-1]}, "PARD-2's target-dependent mode"),
+        ({"parallel_drafting": False}, "always drafts in parallel"),
+        ({"tensor_parallel_size": 1}, '"draft_tensor_parallel_size"'),
+        ({"model": "/no/such/folder"}, "there is no model folder '/no/such/folder'"),
+        ({"model": 3}, "must be a draft folder or a hub name; got 3"),
+        ({"num_speculative_tokens_per_batch_size": [[1, 8, 2]]}, "needs model runner V2, which needs Triton"),
+    ],
+)
+def test_wrong_option(configure: Configure, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(PardError, match=message):
+        configure(given)
+
+
+def test_hub_name_that_cannot_be_had(configure: Configure) -> None:
+    with pytest.raises(PardError, match="can't read the config of 'nobody/nothing'"):
+        configure({"model": "nobody/nothing"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pard_token": None}, "needs a mask token.*use a PARD draft, or give"),
+        ({"pard_token": 320}, "from 0 to 319; pard_token is 320"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "use a causal language model"),
+    ],
+)
+def test_wrong_draft(
+    configure: Configure, tiny_pair: tuple[Path, Path], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PardError, match=message):
+        configure({"model": edit_config(tiny_pair[1], tmp_path / "draft", **changes)})
+
+
+def test_draft_with_another_tokenizer(configure: Configure, tmp_path: Path) -> None:
+    draft = save_llama(tmp_path / "draft", seed=3, config={"pard_token": MASK_TOKEN_ID})
+    save_tokenizer(draft, rename={65: "<other>"})
+    with pytest.raises(PardError, match="use a draft of the target's own family"):
+        configure({"model": str(draft)})
+
+
+def test_no_draft_in_the_catalog(configure: Configure) -> None:
+    with pytest.raises(PardError, match=r"no PARD draft is known.*Known pairs:.*PARD-Qwen3-0.6B.*Train a draft"):
+        configure({"model": None})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"worker_cls": "some.other.Worker"}, "worker_cls is already 'some.other.Worker'"),
+        ({"given": {"draft_tensor_parallel_size": 3}, "tensor_parallel_size": 2}, "must be 1 or the target's 2; got 3"),
+        ({"given": {"draft_tensor_parallel_size": 1}, "tensor_parallel_size": 2}, "on model runner V1"),
+        ({"pipeline_parallel_size": 2}, "does not support pipeline parallelism; got pipeline_parallel_size=2"),
+    ],
+)
+def test_engine_option_that_does_not_go_with_pard(configure: Configure, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PardError, match=message):
+        configure(options.pop("given", {}), **options)
+
+
+def test_a_name_that_vllm_takes_for_another_method(
+    configure: Configure, tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(PardError, match="method 'eagle' because of its name"):
+        configure({"model": edit_config(tiny_pair[1], tmp_path / "my-eagle-draft")})
+
+
+def test_unsupported_vllm(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vllm.__version__", "0.35.1")
+    with pytest.raises(PardError, match=r"supports vLLM .*<0.34.* and found 0.35.1; set VLLM_PARD_ALLOW_UNTESTED=1"):
+        configure({})
+    monkeypatch.setenv(compat.ALLOW_UNTESTED, "1")
+    assert compat.unsupported_reason() is None
+
+
+def test_changed_upstream_hook(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = compat.Hook(module="vllm.logger", name="init_logger", parameters=("name", "colour"))
+    monkeypatch.setattr(compat, "CONFIG_HOOKS", (hook,))
+    with pytest.raises(PardError, match=r"vllm.logger.init_logger.*no longer takes colour; update vllm_pard"):
+        configure({})
+
+
+def test_uncaught_mistake_is_one_sentence(tiny_pair: tuple[Path, Path]) -> None:
+    target, draft = tiny_pair
+    program = (
+        "from vllm import LLM; import sys;"
+        "LLM(sys.argv[1], speculative_config={'method': 'pard', 'model': sys.argv[2], 'num_speculative_tokens': 0})"
+    )
+    done = subprocess.run([sys.executable, "-c", program, target, draft], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith('vllm_pard: "num_speculative_tokens" must be an integer')

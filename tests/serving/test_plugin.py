@@ -1,0 +1,73 @@
+"""What vLLM users get who have vllm_pard installed and never ask for it: nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine import run_scenario
+
+from vllm_pard.serving import patches
+from vllm_pard.serving.plugin import register
+
+
+def test_register_is_idempotent_and_can_be_undone() -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    register()
+    once = EngineArgs.create_speculative_config
+    register()
+    assert EngineArgs.create_speculative_config is once
+    patches.PATCHES[0].undo()
+    assert not hasattr(EngineArgs.create_speculative_config, "_vllm_pard")
+    register()
+    assert EngineArgs.create_speculative_config is not once
+
+
+def test_register_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("vLLM has moved on")
+
+    monkeypatch.setattr(patches, "apply_patches", fail)
+    register()
+    assert "vllm_pard is off" in caplog.text
+
+
+@pytest.mark.parametrize("given", [None, {"method": "ngram", "num_speculative_tokens": 3}, {"model": "pard"}])
+def test_other_configs_go_to_the_original(given: Any) -> None:
+    def original(self: Any, target: Any, parallel: Any) -> Any:
+        return ("original", self.speculative_config, target, parallel)
+
+    class Arguments:
+        speculative_config = given
+
+    wrapped = patches.PATCHES[0].wrap(original)
+    assert wrapped(Arguments(), 1, 2) == ("original", given, 1, 2)
+
+
+def test_ledger_names_what_it_changes() -> None:
+    for patch in patches.PATCHES:
+        assert patch.why
+        assert patch.upstream
+        assert patch.remove_when
+
+
+@pytest.mark.engine
+def test_no_difference_without_pard(tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same engine config, same compile hash, same tokens with the plugin as with plugins switched off."""
+    target, _ = tiny_pair
+    with_plugin = run_scenario("scenarios_v1:without_the_package", runner="v1", target=target)
+    monkeypatch.setenv("VLLM_PLUGINS", "")
+    without = run_scenario("scenarios_v1:without_the_package", runner="v1", target=target)
+    assert with_plugin == without
+
+
+def test_loaded_by_vllm_from_the_entry_point() -> None:
+    program = (
+        "from vllm.plugins import load_general_plugins; load_general_plugins();"
+        "from vllm.engine.arg_utils import EngineArgs;"
+        "print(hasattr(EngineArgs.create_speculative_config, '_vllm_pard'))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.split()[-1] == "True"

@@ -1,0 +1,102 @@
+"""PARD on the real V1 runner, at full CPU speed: against plain vLLM, the reference engine and vLLM's own drafting."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine import run_scenario
+from tiny_models import MASK_TOKEN_ID, save_pair
+from transformers import LlamaForCausalLM
+
+from vllm_pard.reference.engine import generate
+
+pytestmark = pytest.mark.engine
+
+
+def run(scenario: str, pair: tuple[Path, Path], **arguments: Any) -> Any:
+    target, draft = pair
+    return run_scenario(f"scenarios_v1:{scenario}", runner="v1", target=target, draft=draft, **arguments)
+
+
+def test_one_hundred_prompts_against_plain_and_reference(tiny_pair: tuple[Path, Path]) -> None:
+    result = run("many_prompts", tiny_pair, num_prompts=100, num_drafts=6)
+    assert result["pard"] == result["plain"]
+    counts = result["counts"]
+    assert 0 < counts["num_accepted_tokens_per_pos"][5] < counts["num_accepted_tokens"] < counts["num_draft_tokens"]
+
+    target, draft = (LlamaForCausalLM.from_pretrained(folder).eval() for folder in tiny_pair)
+    for prompt, tokens in list(zip(result["prompts"], result["pard"], strict=True))[:30]:
+        reference = generate(
+            target, draft, prompt, method="pard", num_speculative_tokens=6, max_new_tokens=24,
+            mask_token_id=MASK_TOKEN_ID,
+        )  # fmt: skip
+        assert reference.token_ids == tokens
+
+
+def test_same_drafts_as_upstream(tiny_pair: tuple[Path, Path]) -> None:
+    result = run("upstream", tiny_pair, num_drafts=4)
+    assert result["ours"] == result["theirs"]
+
+
+def test_same_drafts_on_both_runners(tiny_pair: tuple[Path, Path]) -> None:
+    """Two independent implementations of a step draft the same tokens, so they accept the same."""
+    arguments = {"num_drafts": 4, "prompt_lengths": [1, 9, 40, 77], "max_tokens": 16}
+    target, draft = tiny_pair
+    v1, v2 = (
+        run_scenario("scenarios:compare", runner=runner, target=target, draft=draft, **arguments)
+        for runner in ("v1", "v2")
+    )
+    assert v1 == v2
+    assert v1["pard"] == v1["plain"]
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+@pytest.mark.parametrize("draft_vocab_size", [312, 336], ids=["smaller", "larger"])
+def test_other_vocabulary_size(tmp_path: Path, runner: str, draft_vocab_size: int) -> None:
+    """Padding differs within a tokenizer family (151936 / 152064); the target emits ids that a smaller draft lacks."""
+    target, draft = save_pair(tmp_path, draft_vocab_size=draft_vocab_size)
+    result = run_scenario(
+        "scenarios:compare", runner=runner, target=target, draft=draft, num_drafts=4,
+        prompt_lengths=[5, 40, 63, 64, 65, 66], max_tokens=30, spec={"draft_sample_method": "probabilistic"},
+    )  # fmt: skip
+    assert result["pard"] == result["plain"]
+    assert result["counts"]["num_accepted_tokens"] > 0
+
+
+PROMPT = [72, 105, 44, 32, 116]
+NUM_CHECKED = 24  # tokens with a bin of their own; the others share one
+
+
+def second_token_probs(folder: Path, mask_tokens: bool = False) -> torch.Tensor:
+    """Exact distribution of the second new token at temperature 1; of the draft, that of its mask row. [V]"""
+    model = LlamaForCausalLM.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        if mask_tokens:
+            return model(torch.tensor([[*PROMPT, 0, MASK_TOKEN_ID]])).logits[0, -1].double().softmax(-1)
+        first = model(torch.tensor([PROMPT])).logits[0, -1].double().softmax(-1)
+        rows = torch.cat([torch.tensor([PROMPT]).expand(len(first), -1), torch.arange(len(first))[:, None]], dim=1)
+        return first @ model(rows).logits[:, -1].double().softmax(-1)
+
+
+def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> float:
+    top = probs.topk(NUM_CHECKED).indices
+    observed = torch.cat([counts[top], (counts.sum() - counts[top].sum())[None]])
+    expected = torch.cat([probs[top], (1 - probs[top].sum())[None]]) * counts.sum()
+    return float(((observed - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize("method", ["greedy", "probabilistic"])
+@pytest.mark.parametrize(("runner", "num_samples"), [("v1", 4000), ("v2", 600)])
+def test_sampling_follows_the_target(tiny_pair: tuple[Path, Path], runner: str, num_samples: int, method: str) -> None:
+    """The second token is the first that can come from a draft; its distribution must be the target's."""
+    target, draft = tiny_pair
+    result = run_scenario(
+        f"scenarios_{runner}:sampling", runner=runner, target=target, draft=draft, method=method,
+        num_samples=num_samples, prompt=PROMPT,
+    )  # fmt: skip
+    counts = torch.bincount(torch.tensor([tokens[1] for tokens in result["tokens"]]), minlength=320).double()
+    # 24 degrees of freedom, p = 0.0001
+    assert chi_square(counts, second_token_probs(target)) < 58.6
+    assert chi_square(counts, second_token_probs(draft, mask_tokens=True)) > 200, "the test can tell the difference"
+    assert result["counts"]["num_accepted_tokens"] > 0

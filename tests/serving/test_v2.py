@@ -1,0 +1,90 @@
+"""PARD on the real V2 runner under Triton's interpreter, against plain vLLM: equal tokens, and the feature happened."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine import run_scenario
+
+pytestmark = pytest.mark.engine
+
+DYNAMIC_K = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 2, 2], [3, 8, 0]]}
+
+
+@pytest.fixture(scope="module")
+def run(tiny_pair: tuple[Path, Path]) -> Any:
+    target, draft = tiny_pair
+
+    def run(scenario: str, **arguments: Any) -> Any:
+        return run_scenario(f"scenarios_v2:{scenario}", runner="v2", target=target, draft=draft, **arguments)
+
+    return run
+
+
+def assert_some_accepted_some_not(counts: dict[str, Any]) -> None:
+    assert 0 < counts["num_accepted_tokens"] < counts["num_draft_tokens"]
+
+
+def test_mixed_batches(run: Any) -> None:
+    """Twelve prompts of 1 to 90 tokens: chunked prefill, prefill and decode in one batch, requests join and leave."""
+    result = run("mixed_batches", num_drafts=7)
+    assert result["pard"] == result["plain"]
+    assert_some_accepted_some_not(result["counts"])
+    assert result["counts"]["num_accepted_tokens_per_pos"][6] > 0, "the last mask's draft was accepted at times"
+    steps = result["steps"]
+    assert sum(step["chunks"] > 0 for step in steps) >= 3, "prompts were chunked"
+    assert any(0 < step["prefills"] < step["requests"] for step in steps), "prefill and decode shared a batch"
+    assert len({step["requests"] for step in steps}) > 1, "requests joined and left"
+    assert all(len(step["rows"]) == 1 for step in steps), "one draft forward a step"
+    assert all(step["rows"] == [14 * step["requests"]] for step in steps if not step["prefills"]), "2K rows a request"
+
+
+def test_preemption(run: Any) -> None:
+    result = run("preemption")
+    assert result["preemptions"] > 0
+    assert result["pard"] == result["plain"]
+    assert_some_accepted_some_not(result["counts"])
+
+
+def test_prefix_cache(run: Any) -> None:
+    result = run("prefix_cache")
+    assert result["hits"] >= 128
+    assert result["first"] == result["second"] == result["plain"]
+    doubled = {k: v for k, v in result["both_counts"].items() if isinstance(v, int)}
+    assert doubled == {k: 2 * result["first_counts"][k] for k in doubled}, "cached blocks hold the draft's K/V too"
+
+
+def test_aborts(run: Any) -> None:
+    result = run("aborts")
+    assert result["aborted"] == [1, 3, 5, 7, 9, 11]
+    assert result["pard"] == {str(i): result["plain"][i] for i in range(0, 12, 2)}
+
+
+def test_max_model_len(run: Any) -> None:
+    result = run("max_model_len", num_drafts=15)
+    assert result["pard"] == result["plain"]
+    assert [len(tokens) for tokens in result["pard"]] == [63, 34, 6], "answers end with the context of 64 tokens"
+
+
+def test_dynamic_num_drafts(run: Any) -> None:
+    result = run("dynamic_num_drafts")
+    assert result["pard"] == result["plain"]
+    steps = result["steps"]
+    assert {step["num_drafts"] for step in steps} == {0, 2, 4}
+    assert all(not step["rows"] for step in steps if step["num_drafts"] == 0), "a step without drafts runs no draft"
+
+
+@pytest.mark.parametrize("spec", [None, DYNAMIC_K], ids=["every step drafts", "some steps do not"])
+def test_draft_kv_equals_a_fresh_prefill(run: Any, spec: Any) -> None:
+    """What others shipped broken: after rejected drafts or skipped steps the draft's K/V must have no holes."""
+    result = run("draft_kv", disable_counter=False, spec=spec)
+    assert result["rejected"] > 10
+    assert len(result["differences"]) == 4
+    assert max(result["differences"]) < 1e-5
+    if spec is not None:
+        assert sum(step["num_drafts"] == 0 for step in result["steps"]) > 10
+
+
+def test_draft_kv_check_fails_without_the_counter(run: Any) -> None:
+    result = run("draft_kv", disable_counter=True, spec=DYNAMIC_K)
+    assert max(result["differences"]) > 0.1

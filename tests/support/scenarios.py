@@ -1,0 +1,97 @@
+"""Scenarios that tests run in engine processes (see engine.py), on either model runner."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from engine import ENGINE
+from vllm import LLM, SamplingParams, TokensPrompt
+
+LENGTHS = (1, 2, 3, 7, 15, 31, 32, 33, 50, 64, 75, 90)
+
+
+def make_llm(
+    target: str, draft: str | None, *, num_drafts: int = 4, spec: dict[str, Any] | None = None, **kw: Any
+) -> LLM:
+    options = ENGINE | {"max_model_len": 160, "max_num_seqs": 4, "max_num_batched_tokens": 64} | kw
+    if draft is not None:
+        config = {"method": "pard", "model": draft, "num_speculative_tokens": num_drafts} | (spec or {})
+        options["speculative_config"] = config
+    return LLM(target, **options)
+
+
+def prompts(lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> list[TokensPrompt]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        TokensPrompt(prompt_token_ids=torch.randint(0, 256, (length,), generator=generator).tolist())
+        for length in lengths
+    ]
+
+
+def greedy(max_tokens: int = 20) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+
+
+def generate(llm: LLM, requests: list[Any], params: Any) -> list[list[int]]:
+    return [list(output.outputs[0].token_ids) for output in llm.generate(requests, params, use_tqdm=False)]
+
+
+def metric(llm: LLM, name: str) -> Any:
+    found = [m for m in llm.get_metrics() if m.name == f"vllm:{name}"]
+    return getattr(found[0], "value", None) if hasattr(found[0], "value") else found[0].values
+
+
+def spec_counts(llm: LLM) -> dict[str, Any]:
+    names = ("num_drafts", "num_draft_tokens", "num_accepted_tokens", "num_accepted_tokens_per_pos")
+    return {name: metric(llm, f"spec_decode_{name}") for name in names}
+
+
+def speculator(llm: LLM) -> Any:
+    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.speculator
+
+
+@contextmanager
+def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
+    """What each step of the V2 speculator was: requests, prefills, unfinished prefill chunks, K, forwards."""
+    drafting, steps = speculator(llm), []
+    draft_or_skip, forward = drafting._draft_or_skip, drafting._forward
+
+    def recording(step: Any, num_drafts: int) -> None:
+        batch = step.batch
+        reached = batch.num_computed_prefill_tokens_np + batch.num_scheduled_tokens
+        steps.append(
+            {
+                "requests": batch.num_reqs,
+                "prefills": int(batch.is_prefilling_np.sum()),
+                "chunks": int((reached < batch.prefill_len_np).sum()),
+                "num_drafts": num_drafts,
+                "rejected": int(step.num_rejected.sum()),
+                "rows": [],
+            }
+        )
+        draft_or_skip(step, num_drafts)
+
+    def counting(step: Any, spans: Any, num_drafts: int) -> torch.Tensor:
+        if not step.is_dummy:
+            steps[-1]["rows"].append(int(spans.sum()))
+        return forward(step, spans, num_drafts)
+
+    drafting._draft_or_skip, drafting._forward = recording, counting
+    yield steps
+    del drafting._draft_or_skip, drafting._forward
+
+
+def compare(
+    target: str,
+    draft: str,
+    num_drafts: int,
+    prompt_lengths: list[int],
+    max_tokens: int,
+    spec: dict[str, Any] | None = None,
+) -> Any:
+    """Plain and PARD outputs of the same prompts, with PARD's counts."""
+    requests = prompts(tuple(prompt_lengths))
+    plain = generate(make_llm(target, None), requests, greedy(max_tokens))
+    llm = make_llm(target, draft, num_drafts=num_drafts, spec=spec)
+    return {"plain": plain, "pard": generate(llm, requests, greedy(max_tokens)), "counts": spec_counts(llm)}

@@ -1,0 +1,161 @@
+"""Scenarios for model runner V2, each of which shows that the engine feature it is named for happened."""
+
+from typing import Any
+
+import torch
+from scenarios import (
+    generate,
+    greedy,
+    make_llm,
+    metric,
+    prompts,
+    recorded_steps,
+    spec_counts,
+    speculator,
+)
+from vllm import LLM, SamplingParams
+
+
+def mixed_batches(target: str, draft: str, num_drafts: int) -> Any:
+    """Twelve prompts of 1 to 90 tokens and answers of 5 to 27, chunked to 48 tokens a step: requests join and leave."""
+    requests = prompts()
+    params = [greedy(5 + 2 * i) for i in range(len(requests))]
+    kw = {"max_num_batched_tokens": 48}
+    plain = generate(make_llm(target, None, **kw), requests, params)
+    llm = make_llm(target, draft, num_drafts=num_drafts, **kw)
+    with recorded_steps(llm) as steps:
+        pard = generate(llm, requests, params)
+    return {"plain": plain, "pard": pard, "counts": spec_counts(llm), "steps": steps}
+
+
+def preemption(target: str, draft: str) -> Any:
+    """Four requests that outgrow six K/V blocks."""
+    requests, params = prompts((40, 41, 42, 43)), greedy(40)
+    kw = {"num_gpu_blocks_override": 9, "max_num_batched_tokens": 128}
+    plain = generate(make_llm(target, None, max_num_batched_tokens=128), requests, params)
+    llm = make_llm(target, draft, **kw)
+    pard = generate(llm, requests, params)
+    return {"plain": plain, "pard": pard, "preemptions": metric(llm, "num_preemptions"), "counts": spec_counts(llm)}
+
+
+def prefix_cache(target: str, draft: str) -> Any:
+    """The same long prompts twice."""
+    requests, params = prompts((70, 100)), greedy(20)
+    plain = generate(make_llm(target, None, enable_prefix_caching=False), requests, params)
+    llm = make_llm(target, draft, enable_prefix_caching=True)
+    first, first_counts = generate(llm, requests, params), spec_counts(llm)
+    hits_before = metric(llm, "prefix_cache_hits")
+    second, both_counts = generate(llm, requests, params), spec_counts(llm)
+    return {
+        "plain": plain,
+        "first": first,
+        "second": second,
+        "hits": metric(llm, "prefix_cache_hits") - hits_before,
+        "first_counts": first_counts,
+        "both_counts": both_counts,
+    }
+
+
+def aborts(target: str, draft: str) -> Any:
+    """Half of the requests are aborted in mid-answer; others take their slots."""
+    requests = prompts()
+    plain = generate(make_llm(target, None), requests, greedy(16))
+    llm = make_llm(target, draft)
+    engine, outputs, aborted = llm.llm_engine, {}, []
+    for i, request in enumerate(requests):
+        engine.add_request(str(i), request, greedy(16))
+    while engine.has_unfinished_requests():
+        for output in engine.step():
+            tokens = list(output.outputs[0].token_ids)
+            index = int(output.request_id.split("-")[0])
+            if index % 2 and 2 <= len(tokens) < 14 and index not in aborted:
+                aborted.append(index)
+                engine.abort_request([output.request_id])
+            elif output.finished and index not in aborted:
+                outputs[index] = tokens
+    return {"plain": plain, "pard": outputs, "aborted": aborted}
+
+
+def max_model_len(target: str, draft: str, num_drafts: int) -> Any:
+    """Answers that end at the context's end, with more draft tokens than are left."""
+    requests, params = prompts((1, 30, 58)), greedy(200)
+    kw = {"max_model_len": 64, "max_num_batched_tokens": 96}
+    plain = generate(make_llm(target, None, **kw), requests, params)
+    llm = make_llm(target, draft, num_drafts=num_drafts, **kw)
+    with recorded_steps(llm) as steps:
+        pard = generate(llm, requests, params)
+    return {"plain": plain, "pard": pard, "steps": steps}
+
+
+DYNAMIC_K = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 2, 2], [3, 8, 0]]}
+
+
+def dynamic_num_drafts(target: str, draft: str) -> Any:
+    """K is 4 alone, 2 for two requests, 0 above: steps without drafts leave a backlog that later steps catch up."""
+    requests = prompts((90, 33, 5))
+    params = [greedy(40), greedy(14), greedy(6)]
+    plain = generate(make_llm(target, None), requests, params)
+    llm = make_llm(target, draft, spec=DYNAMIC_K)
+    with recorded_steps(llm) as steps:
+        pard = generate(llm, requests, params)
+    return {"plain": plain, "pard": pard, "counts": spec_counts(llm), "steps": steps}
+
+
+def draft_kv(target: str, draft: str, disable_counter: bool, spec: dict[str, Any] | None = None) -> Any:
+    """Largest difference between the draft's K/V after drafting and after a fresh prefill of the same text.
+
+    Compares whole blocks of the first request. Others share the batch, so that with `DYNAMIC_K` some steps do not
+    draft. With the counter disabled the speculator believes that the draft has whatever the target has.
+    """
+    requests = prompts((20, 21, 22))
+    params = [greedy(110), greedy(40), greedy(30)]
+    llm = make_llm(target, draft, spec=spec, enable_prefix_caching=False)
+    drafting = speculator(llm)
+    if disable_counter:
+        prepare = drafting._prepare
+
+        def without_counter(*args: Any) -> None:
+            drafting.num_draft_kv.fill_(torch.iinfo(torch.int32).max)
+            prepare(*args)
+
+        drafting._prepare = without_counter
+    with recorded_steps(llm) as steps:
+        blocks, text = _first_request_blocks(llm, requests, params)
+    fresh = make_llm(target, draft, enable_prefix_caching=False)
+    fresh_blocks, _ = _first_request_blocks(fresh, [{"prompt_token_ids": text}], [greedy(2)])
+    num_blocks = (len(text) - 1) // 32
+    differences = [float((a - b).abs().max()) for a, b in zip(blocks[:num_blocks], fresh_blocks, strict=False)]
+    return {"differences": differences, "rejected": sum(step["rejected"] for step in steps), "steps": steps}
+
+
+def _first_request_blocks(llm: LLM, requests: list[Any], params: list[SamplingParams]) -> tuple[list[Any], list[int]]:
+    """Run all requests; return the draft's K/V blocks and the tokens of the first, read just before it finishes."""
+    engine, drafting = llm.llm_engine, speculator(llm)
+    for i, request in enumerate(requests):
+        engine.add_request(str(i), request, params[i])
+    tables, group = drafting.block_tables, drafting.kv_cache_group
+    context = drafting.vllm_config.compilation_config.static_forward_context
+    layers = [context[name].kv_cache for name in sorted(drafting.draft_attn_layer_names)]
+    state, blocks, text = drafting.request_state, [], []
+    while engine.has_unfinished_requests():
+        engine.step()
+        slot = next((i for name, i in state.req_id_to_index.items() if name.split("-")[0] == "0"), None)
+        if slot is None:
+            break
+        num_blocks = int(tables.num_blocks.np[group, slot])
+        ids = tables.block_tables[group].gpu[slot, :num_blocks].long()
+        blocks = [torch.stack([layer[block] for layer in layers]).float().clone() for block in ids.tolist()]
+        total = int(state.total_len.gpu[slot])
+        text = state.all_token_ids.gpu[slot, :total].tolist()
+    for _ in range(1000):
+        if not engine.has_unfinished_requests():
+            break
+        engine.step()
+    return blocks, text
+
+
+def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
+    """Draw answers of three tokens at temperature 1, one seed each."""
+    llm = make_llm(target, draft, spec={"draft_sample_method": method}, max_num_seqs=32, max_num_batched_tokens=512)
+    params = [SamplingParams(temperature=1.0, max_tokens=3, ignore_eos=True, seed=seed) for seed in range(num_samples)]
+    return {"tokens": generate(llm, [{"prompt_token_ids": prompt}] * num_samples, params), "counts": spec_counts(llm)}

@@ -1,0 +1,34 @@
+"""Let vLLM's model runner V2 run on a CPU under Triton's interpreter; import this before vLLM.
+
+vLLM's CPU wheel asks for a Triton with a "cpu" backend; the interpreter needs none, so a stand-in entry in Triton's
+table of backends is enough. Slow (0.1 to 0.3 s a step), but it is the real engine.
+"""
+
+import os
+import types
+
+os.environ.update(TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER="1")
+
+import torch
+from triton.backends import backends
+from triton.backends.compiler import GPUTarget
+
+
+class InterpreterDriver:
+    """Answers the few questions that vLLM asks of an active Triton driver."""
+
+    @staticmethod
+    def is_active() -> bool:
+        return True
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cpu", 0, 0)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_device_interface(self) -> types.ModuleType:
+        return torch.cpu
+
+
+backends["cpu"] = types.SimpleNamespace(driver=InterpreterDriver, compiler=None)
