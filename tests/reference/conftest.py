@@ -1,0 +1,88 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from vllm_pard.reference.engine import Generation, generate
+
+# Few tokens, so that random models agree by chance and every acceptance length occurs.
+VOCAB_SIZE = 11
+MASK_TOKEN_ID = 10
+NUM_NEW = 30
+
+
+def make_tiny_llama(seed: int, vocab_size: int = VOCAB_SIZE, max_length: int = 128) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=max_length,
+        initializer_range=0.5,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config).eval()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama() -> Callable[..., LlamaForCausalLM]:
+    return make_tiny_llama
+
+
+@pytest.fixture(scope="session")
+def target() -> LlamaForCausalLM:
+    return make_tiny_llama(seed=0)
+
+
+@pytest.fixture(scope="session")
+def draft() -> LlamaForCausalLM:
+    """The target, slightly off: some drafts are right and some are wrong."""
+    draft = make_tiny_llama(seed=0)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in draft.parameters():
+            weight += 0.03 * torch.randn_like(weight)
+    return draft
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    generator = torch.Generator().manual_seed(2)
+    lengths = [1, *torch.randint(2, 20, (7,), generator=generator).tolist()]
+    return [torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist() for length in lengths]
+
+
+@pytest.fixture(scope="session")
+def run(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> Callable[..., Generation]:
+    """`generate` on the tiny pair, with PARD unless told otherwise."""
+
+    def run(prompt_ids: list[int], **changes: Any) -> Generation:
+        request: dict[str, Any] = {
+            "target": target,
+            "draft": draft,
+            "prompt_ids": prompt_ids,
+            "method": "pard",
+            "num_speculative_tokens": 4,
+            "max_new_tokens": NUM_NEW,
+            "mask_token_id": MASK_TOKEN_ID,
+        }
+        return generate(**(request | changes))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def plain_outputs(run: Callable[..., Generation], prompts: list[list[int]]) -> list[list[int]]:
+    return [run(prompt, method="ar", draft=None).token_ids for prompt in prompts]

@@ -1,0 +1,187 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_pard.checkpoint import CheckpointError, check_tokenizers, load_config, read_checkpoint
+
+PARD: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": 512,
+    "pard_token": 500,
+    "spd_type": "pard",
+}
+PARD2 = PARD | {
+    "spd_type": "pard2",
+    "pard2": True,
+    "pard2_scale": 0.02,
+    "pard2_proj_bias": False,
+    "pard2_target_dim": 256,
+    "pard2_target_layers": [-1, -8, -16, -24],
+}
+PARD2_LEGACY = PARD | {"pard2": True, "feat_scale": 0.02, "pard_target_dim": 64}
+
+
+def test_pard() -> None:
+    checkpoint = read_checkpoint("amd/draft", PARD)
+    assert checkpoint.path == "amd/draft"
+    assert checkpoint.model_type == "qwen3"
+    assert checkpoint.architecture == "Qwen3ForCausalLM"
+    assert (checkpoint.vocab_size, checkpoint.mask_token_id) == (512, 500)
+    assert checkpoint.format == "pard"
+    assert checkpoint.num_speculative_tokens is None
+    assert checkpoint.target_dim is None
+
+
+@pytest.mark.parametrize(("config", "target_dim"), [(PARD2, 256), (PARD2_LEGACY, 64)])
+def test_pard2(config: dict[str, Any], target_dim: int) -> None:
+    checkpoint = read_checkpoint("draft", config)
+    assert checkpoint.format == "pard2"
+    assert checkpoint.target_dim == target_dim
+
+
+def test_trained_length() -> None:
+    assert read_checkpoint("draft", PARD | {"num_speculative_tokens_trained": 12}).num_speculative_tokens == 12
+
+
+@pytest.mark.parametrize("value", [0, -3, True, "8", 8.0])
+def test_bad_trained_length(value: object) -> None:
+    with pytest.raises(CheckpointError, match="num_speculative_tokens_trained"):
+        read_checkpoint("draft", PARD | {"num_speculative_tokens_trained": value})
+
+
+MASK_SOURCES = [
+    {"pard_token": 1},
+    {"mask_token_id": 2},
+    {"dflash_config": {"mask_token_id": 3}},
+    {"ptd_token_id": 4},
+]
+
+
+@pytest.mark.parametrize("first", range(len(MASK_SOURCES)))
+def test_mask_token_lookup_order(first: int) -> None:
+    config = {key: value for key, value in PARD.items() if key != "pard_token"}
+    for source in MASK_SOURCES[first:]:
+        config |= source
+    assert read_checkpoint("draft", config).mask_token_id == first + 1
+
+
+def test_given_mask_token_beats_the_config() -> None:
+    assert read_checkpoint("draft", PARD, mask_token_id=0).mask_token_id == 0
+
+
+def test_missing_mask_token_says_what_to_do() -> None:
+    config = {key: value for key, value in PARD.items() if key != "pard_token"}
+    with pytest.raises(CheckpointError, match=r'"pard_token".*"mask_token_id" in the speculative config'):
+        read_checkpoint("draft", config)
+
+
+@pytest.mark.parametrize("value", [True, -1, 512, "500", 500.0, [500]])
+def test_bad_mask_token(value: Any) -> None:
+    with pytest.raises(CheckpointError, match="from 0 to 511; pard_token is"):
+        read_checkpoint("draft", PARD | {"pard_token": value})
+    with pytest.raises(CheckpointError, match="the given mask_token_id"):
+        read_checkpoint("draft", PARD, mask_token_id=value)
+
+
+@pytest.mark.parametrize("architectures", [None, [], ["Qwen2ForSequenceClassification"], "LlamaForCausalLM"])
+def test_not_a_causal_lm(architectures: object) -> None:
+    with pytest.raises(CheckpointError, match="causal language model"):
+        read_checkpoint("draft", PARD | {"architectures": architectures})
+
+
+@pytest.mark.parametrize("vocab_size", [None, 0, True, "512"])
+def test_bad_vocab_size(vocab_size: object) -> None:
+    with pytest.raises(CheckpointError, match="vocab_size"):
+        read_checkpoint("draft", PARD | {"vocab_size": vocab_size})
+
+
+def test_load_config(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PARD))
+    assert load_config(str(tmp_path)) == PARD
+
+
+def test_load_config_complains_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no config\.json"):
+        load_config(str(tmp_path))
+    (tmp_path / "config.json").write_text("{bad")
+    with pytest.raises(CheckpointError, match="not valid JSON"):
+        load_config(str(tmp_path))
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="JSON object"):
+        load_config(str(tmp_path))
+    with pytest.raises(CheckpointError, match="is a file"):
+        load_config(str(tmp_path / "config.json"))
+    for missing in (str(tmp_path / "missing"), "./missing", "~/missing", "a/b/c", ""):
+        with pytest.raises(CheckpointError, match="there is no model folder"):
+            load_config(missing)
+
+
+def test_load_config_of_an_impossible_name() -> None:
+    with pytest.raises(CheckpointError, match="can't read the config of 'no such name'") as caught:
+        load_config("no such name")
+    assert "\n" not in str(caught.value)
+
+
+def test_load_config_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PretrainedConfig
+
+    def offline(*args: object, **kwargs: object) -> None:
+        raise OSError("We couldn't connect to 'https://huggingface.co'.\nCheck your internet connection")
+
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", offline)
+    with pytest.raises(CheckpointError, match="We couldn't connect") as caught:
+        load_config("amd/PARD-Qwen3-0.6B")
+    assert "\n" not in str(caught.value)
+
+
+def save_tokenizer(folder: Path, words: list[str], special: list[str]) -> str:
+    from tokenizers import AddedToken, Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+WORDS = ["<unk>", "a", "b", "c"]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    return save_tokenizer(tmp_path / "target", WORDS, ["<eos>", "<pad>"])
+
+
+def test_same_tokenizer(tmp_path: Path, target: str) -> None:
+    assert check_tokenizers(target, save_tokenizer(tmp_path / "draft", WORDS, ["<eos>", "<pad>"])) is None
+    assert check_tokenizers(target, target) is None
+
+
+def test_sizes_may_differ(tmp_path: Path, target: str) -> None:
+    assert check_tokenizers(target, save_tokenizer(tmp_path / "draft", WORDS, ["<eos>"])) is None
+
+
+def test_draft_without_tokenizer_has_the_targets(tmp_path: Path, target: str) -> None:
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    (draft / "config.json").write_text(json.dumps(PARD))
+    assert check_tokenizers(target, str(draft)) is None
+
+
+def test_other_words_are_refused_by_the_first_id(tmp_path: Path, target: str) -> None:
+    draft = save_tokenizer(tmp_path / "draft", ["<unk>", "a", "c", "b"], ["<eos>", "<pad>"])
+    with pytest.raises(CheckpointError, match="token 2 is 'b' there and 'c' here"):
+        check_tokenizers(target, draft)
+
+
+def test_other_special_tokens_are_a_note(tmp_path: Path, target: str) -> None:
+    draft = save_tokenizer(tmp_path / "draft", WORDS, ["<eos>", "<reserved>"])
+    assert check_tokenizers(target, draft) == "special tokens differ: token 5 is '<pad>' there and '<reserved>' here"
+
+
+def test_target_without_tokenizer(tmp_path: Path, target: str) -> None:
+    with pytest.raises(CheckpointError, match="can't load the tokenizer"):
+        check_tokenizers(str(tmp_path), target)

@@ -1,0 +1,132 @@
+"""Known target families and their public drafts."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_pard.checkpoint import PardCheckpoint, load_config, read_checkpoint
+from vllm_pard.errors import PardError
+
+# A demo target's config.json carries this key, so that a renamed or copied folder is still known.
+DEMO_MARKER = "vllm_pard_demo"
+# Every public PARD-1 draft was trained with 8 depths.
+PARD_NUM_SPECULATIVE_TOKENS = 8
+
+
+class CatalogError(PardError):
+    """No draft is known for a target."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogEntry:
+    """A target family and the draft that serves it."""
+
+    family: str
+    draft: str  # a Hugging Face name or a folder
+    mask_token_id: int | None  # for a draft whose config names none; None: its config always does
+    num_speculative_tokens: int = PARD_NUM_SPECULATIVE_TOKENS
+    model_types: tuple[str, ...] = ()  # empty: known by a marker alone
+    vocab_sizes: tuple[int, ...] = ()
+    name_pattern: str = ""  # set for a narrow family inside a wider one, which only a name can tell apart
+
+    def fits(self, config: Mapping[str, Any]) -> bool:
+        """Whether architecture and vocabulary are this family's."""
+        architectures = config.get("architectures") or ("",)
+        return (
+            str(architectures[0]).endswith("ForCausalLM")
+            and config.get("model_type") in self.model_types
+            and config.get("vocab_size") in self.vocab_sizes
+        )
+
+
+# PARD-2 drafts are not listed: their target-dependent mode is not served yet, and a target-independent PARD-2 draft
+# was trained for a single target.
+CATALOG = (
+    CatalogEntry(
+        family="Llama 3, 3.1, 3.2, 3.3",
+        draft="amd/PARD-Llama-3.2-1B",
+        mask_token_id=128020,
+        model_types=("llama",),
+        vocab_sizes=(128256,),
+    ),
+    CatalogEntry(
+        family="DeepSeek-R1-Distill-Qwen",
+        draft="amd/PARD-DeepSeek-R1-Distill-Qwen-1.5B",
+        mask_token_id=151665,
+        model_types=("qwen2",),
+        vocab_sizes=(151936, 152064),
+        name_pattern="deepseek-r1-distill-qwen",
+    ),
+    CatalogEntry(
+        family="Qwen2, Qwen2.5",
+        draft="amd/PARD-Qwen2.5-0.5B",
+        mask_token_id=151665,
+        model_types=("qwen2",),
+        vocab_sizes=(151936, 152064),
+    ),
+    CatalogEntry(
+        family="Qwen3",
+        draft="amd/PARD-Qwen3-0.6B",
+        mask_token_id=151670,
+        model_types=("qwen3", "qwen3_moe"),
+        vocab_sizes=(151936,),
+    ),
+)
+
+
+def find_draft(model: str, config: Mapping[str, Any]) -> CatalogEntry:
+    """The entry for the target `model` with this Hugging Face config."""
+    if config.get(DEMO_MARKER) is True:
+        return demo_entry()
+    names = f"{model} {config.get('_name_or_path', '')}"
+    fitting = [entry for entry in CATALOG if entry.fits(config)]
+    for entry in sorted(fitting, key=lambda entry: not entry.name_pattern):
+        if re.search(entry.name_pattern, names, re.IGNORECASE):
+            return entry
+    pairs = "; ".join(f"{entry.family} -> {entry.draft}" for entry in known_pairs())
+    raise CatalogError(
+        f"no PARD draft is known for {model!r} (model_type {config.get('model_type')!r}, "
+        f"vocabulary {config.get('vocab_size')!r}, architectures {config.get('architectures')!r}). "
+        f"Known pairs: {pairs}. "
+        'Give a draft as "model" in the speculative config, or train one: see "Train a draft" in the README'
+    )
+
+
+def choose_draft(
+    target: str,
+    target_config: Mapping[str, Any],
+    *,
+    draft: str | None = None,
+    revision: str | None = None,
+    num_speculative_tokens: int | None = None,
+    mask_token_id: int | None = None,
+) -> tuple[PardCheckpoint, int]:
+    """The checked draft for a target, and K: what is given beats the checkpoint, which beats the catalog."""
+    entry = find_draft(target, target_config) if draft is None else None
+    model = entry.draft if entry else str(draft)
+    config = load_config(model, revision)
+    if mask_token_id is None and entry and "pard_token" not in config:
+        mask_token_id = entry.mask_token_id
+    checkpoint = read_checkpoint(model, config, mask_token_id=mask_token_id)
+    trained = checkpoint.num_speculative_tokens or (entry and entry.num_speculative_tokens)
+    return checkpoint, num_speculative_tokens or trained or PARD_NUM_SPECULATIVE_TOKENS
+
+
+def known_pairs() -> list[CatalogEntry]:
+    """Every known pair, the bundled demo last if this installation has it."""
+    try:
+        return [*CATALOG, demo_entry()]
+    except CatalogError:
+        return list(CATALOG)
+
+
+def demo_entry() -> CatalogEntry:
+    """The bundled demo pair, which `python -m vllm_pard.training.demo_pair` makes."""
+    from vllm_pard.demo import demo_path
+
+    try:
+        draft = str(demo_path("draft"))
+    except FileNotFoundError as error:
+        raise CatalogError(str(error)) from error
+    return CatalogEntry(family="the bundled demo target", draft=draft, mask_token_id=None)

@@ -1,0 +1,190 @@
+"""Read and check PARD checkpoints. Importing this module imports neither torch nor transformers."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vllm_pard.errors import PardError
+
+# Any one of these makes a folder ship a tokenizer; PARD-2 drafts were first published without.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
+
+
+class CheckpointError(PardError):
+    """A checkpoint can't be read, or is not a PARD draft."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PardCheckpoint:
+    """What serving needs to know of a PARD draft."""
+
+    path: str
+    model_type: str
+    architecture: str
+    vocab_size: int
+    mask_token_id: int
+    num_speculative_tokens: int | None  # K it was trained for, where the config says so
+    format: Literal["pard", "pard2"]  # "pard2" is served target-independent
+    target_dim: int | None  # PARD-2: width of the target features that its projection was trained on
+
+
+def read_checkpoint(model: str, config: Mapping[str, Any], *, mask_token_id: int | None = None) -> PardCheckpoint:
+    """Check the config of the draft `model`; a given `mask_token_id` beats the config's."""
+    architecture = _causal_lm_architecture(model, config)
+    vocab_size = _positive_int(model, config, "vocab_size")
+    if vocab_size is None:
+        raise CheckpointError(f"the draft {model!r} needs a vocab_size in its config.json; there is none")
+    is_pard2 = config.get("spd_type") == "pard2" or config.get("pard2") is True
+    return PardCheckpoint(
+        path=model,
+        model_type=str(config.get("model_type", "")),
+        architecture=architecture,
+        vocab_size=vocab_size,
+        mask_token_id=_mask_token_id(model, config, mask_token_id, vocab_size),
+        num_speculative_tokens=_positive_int(model, config, "num_speculative_tokens_trained"),
+        format="pard2" if is_pard2 else "pard",
+        target_dim=_positive_int(model, config, "pard2_target_dim", "pard_target_dim") if is_pard2 else None,
+    )
+
+
+def load_config(model: str, revision: str | None = None) -> dict[str, Any]:
+    """The config.json of a local folder or of a Hugging Face repository, as it is written."""
+    if os.path.isdir(model):
+        return _load_local_config(Path(model))
+    if os.path.isfile(model):
+        raise CheckpointError(f"a model is a folder or a Hugging Face name; {model!r} is a file")
+    if is_local(model):
+        raise CheckpointError(f"there is no model folder {model!r}; check the path")
+    from transformers import PretrainedConfig
+
+    try:
+        config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
+    except OSError as error:
+        raise CheckpointError(
+            f"can't read the config of {model!r}: no such folder here, and Hugging Face said: {_first_sentence(error)}"
+        ) from error
+    if not config:
+        raise CheckpointError(f"the Hugging Face repository {model!r} has no config.json, so it is no model")
+    return dict(config)
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` is a path, or can't be anything else."""
+    return not model or model[0] in "/.~" or model.count("/") > 1 or os.path.exists(model)
+
+
+def check_tokenizers(
+    target: str, draft: str, *, target_revision: str | None = None, draft_revision: str | None = None
+) -> str | None:
+    """Refuse a draft whose ordinary tokens have other ids than the target's.
+
+    Sizes may differ (padding), and so may special tokens (Llama 3 and 3.1 differ there): that costs a few accepted
+    tokens and never a wrong one, so it comes back as a note. A draft without tokenizer files has the target's.
+    """
+    from transformers.utils import has_file
+
+    if target == draft:
+        return None
+    try:
+        if not any(has_file(draft, name, revision=draft_revision) for name in TOKENIZER_FILES):
+            return None
+    except OSError as error:
+        raise CheckpointError(f"can't look for the tokenizer of {draft!r}: {_first_sentence(error)}") from error
+    target_tokens, target_special = _tokens_by_id(target, target_revision)
+    draft_tokens, draft_special = _tokens_by_id(draft, draft_revision)
+    special_ids = target_special | draft_special
+    first_special = None
+    for token_id in sorted(target_tokens.keys() & draft_tokens.keys()):
+        if target_tokens[token_id] == draft_tokens[token_id]:
+            continue
+        difference = f"token {token_id} is {target_tokens[token_id]!r} there and {draft_tokens[token_id]!r} here"
+        if token_id not in special_ids:
+            raise CheckpointError(
+                f"the draft {draft!r} needs the tokenizer of its target {target!r}, but {difference}; "
+                "use a draft of the target's own family"
+            )
+        first_special = first_special or difference
+    return first_special and f"special tokens differ: {first_special}"
+
+
+def _causal_lm_architecture(model: str, config: Mapping[str, Any]) -> str:
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not str(architectures[0]).endswith("ForCausalLM"):
+        raise CheckpointError(
+            f'the draft {model!r} needs "architectures": ["...ForCausalLM"] in its config.json; '
+            f"got {architectures!r}; use a causal language model"
+        )
+    return str(architectures[0])
+
+
+def _mask_token_id(model: str, config: Mapping[str, Any], given: int | None, vocab_size: int) -> int:
+    dflash_config = config.get("dflash_config")
+    in_dflash = dflash_config.get("mask_token_id") if isinstance(dflash_config, Mapping) else None
+    candidates = {
+        "the given mask_token_id": given,
+        "pard_token": config.get("pard_token"),
+        "mask_token_id": config.get("mask_token_id"),
+        "dflash_config.mask_token_id": in_dflash,
+        "ptd_token_id": config.get("ptd_token_id"),
+    }
+    for source, value in candidates.items():
+        if value is None:
+            continue
+        if not _is_int(value) or not 0 <= value < vocab_size:
+            raise CheckpointError(
+                f"the mask token of {model!r} must be a token id from 0 to {vocab_size - 1}; {source} is {value!r}"
+            )
+        return int(value)
+    raise CheckpointError(
+        f'the draft {model!r} needs a mask token ("pard_token" in its config.json), and names none; '
+        'use a PARD draft, or give "mask_token_id" in the speculative config if you know it'
+    )
+
+
+def _positive_int(model: str, config: Mapping[str, Any], *keys: str) -> int | None:
+    key = next((key for key in keys if config.get(key) is not None), None)
+    if key is None:
+        return None
+    value = config[key]
+    if not _is_int(value) or value < 1:
+        raise CheckpointError(f"{key} in the config.json of {model!r} must be a whole number above 0; got {value!r}")
+    return int(value)
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _load_local_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"the folder {str(folder)!r} has no config.json, so it is no model") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{str(path)!r} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"can't read {str(path)!r}: {error.strerror}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{str(path)!r} must hold a JSON object; it holds a {type(config).__name__}")
+    return config
+
+
+def _tokens_by_id(model: str, revision: str | None) -> tuple[dict[int, str], set[int]]:
+    """Token strings by id, and which ids are added (special) tokens."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"can't load the tokenizer of {model!r}: {_first_sentence(error)}") from error
+    tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
+    return tokens, set(tokenizer.get_added_vocab().values())
+
+
+def _first_sentence(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".: ") if lines else type(error).__name__

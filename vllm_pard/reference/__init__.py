@@ -1,0 +1,1 @@
+"""The readable engine on Transformers. Start with engine.py."""
