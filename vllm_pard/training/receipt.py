@@ -1,0 +1,64 @@
+"""What a run writes beside its result, so that it can be read, checked and run again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["config_hash", "cpu_model", "environment", "write_json"]
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+def config_hash(*configs: Any) -> str:
+    """A short digest of dataclasses and plain values: equal configs, equal digest."""
+    plain = [dataclasses.asdict(c) if dataclasses.is_dataclass(c) and not isinstance(c, type) else c for c in configs]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def environment() -> dict[str, Any]:
+    """Command, commit, packages and processor; no path of this machine."""
+    return {
+        "argv": ["python", "-m", "vllm_pard.training.demo_pair", *map(_without_folder, sys.argv[1:])],
+        "commit": _git_commit(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "cpu": cpu_model(),
+        "num_threads": torch.get_num_threads(),
+    }
+
+
+def write_json(path: Path, document: Any) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def _without_folder(argument: str) -> str:
+    return Path(argument).name if Path(argument).is_absolute() else argument
+
+
+def _git_commit() -> str | None:
+    """The commit this package was run from, "-dirty" if files differ from it; None outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return found.stdout.strip() or None
+
+
+def cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

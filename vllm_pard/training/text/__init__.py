@@ -1,0 +1,1 @@
+"""Seeded text generators: word problems and small Python functions, with computed answers."""
