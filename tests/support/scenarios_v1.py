@@ -19,14 +19,10 @@ def many_prompts(target: str, draft: str, num_prompts: int, num_drafts: int) -> 
     return {"prompts": prompt_ids, "plain": plain, "pard": pard, "counts": spec_counts(llm)}
 
 
-def upstream(target: str, draft: str, num_drafts: int) -> Any:
-    """The same prompts through vLLM's own parallel drafting and through ours."""
-    requests, config = prompts(), {"method": "draft_model", "parallel_drafting": True}
-    ours, theirs = (make_llm(target, draft, num_drafts=num_drafts, spec=spec) for spec in ({}, config))
-    return {
-        name: {"tokens": generate(llm, requests, greedy()), "counts": spec_counts(llm)}
-        for name, llm in (("ours", ours), ("theirs", theirs))
-    }
+def drafted(target: str, draft: str, spec: dict[str, Any]) -> Any:
+    """Outputs and counts of one method. (vLLM's counters are per process: two methods need two.)"""
+    llm = make_llm(target, draft, spec=spec)
+    return {"tokens": generate(llm, prompts(), greedy()), "counts": spec_counts(llm)}
 
 
 def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:

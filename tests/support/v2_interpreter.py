@@ -32,3 +32,21 @@ class InterpreterDriver:
 
 
 backends["cpu"] = types.SimpleNamespace(driver=InterpreterDriver, compiler=None)
+
+
+def _accept_integer_masks() -> None:
+    """Triton compiles `block_mask & scalar_condition`; its interpreter turns that into an integer mask and refuses it."""
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store
+
+    def as_bool(mask: TensorHandle) -> TensorHandle:
+        return TensorHandle(mask.data.astype(bool), mask.dtype)
+
+    InterpreterBuilder.create_masked_load = lambda self, ptrs, mask, *rest: load(self, ptrs, as_bool(mask), *rest)
+    InterpreterBuilder.create_masked_store = lambda self, ptrs, value, mask, *rest: store(
+        self, ptrs, value, as_bool(mask), *rest
+    )
+
+
+_accept_integer_masks()

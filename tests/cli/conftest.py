@@ -1,0 +1,33 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from vllm_pard.cli import engine_client
+from vllm_pard.cli.app import app
+
+
+@pytest.fixture(autouse=True)
+def logging_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The doctor sets it unless it is set, for the rest of its process: in a test that would be all other tests."""
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+
+
+@pytest.fixture
+def run() -> Callable[..., Any]:
+    """Run `vllm-pard` in this process."""
+
+    def run(*arguments: object) -> Any:
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def fake_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every engine process is a fake one; logs go to tmp_path."""
+    monkeypatch.setattr(engine_client, "WORKER", (sys.executable, str(Path(__file__).with_name("fake_engine.py"))))
+    monkeypatch.setattr(engine_client.tempfile, "tempdir", str(tmp_path))

@@ -1,0 +1,60 @@
+"""Speaks the engine process's protocol without vLLM. The model's name says how it behaves."""
+
+import json
+import sys
+import time
+
+ACCEPTED = {"num_drafts": 4, "num_draft_tokens": 8, "num_accepted_tokens": 6, "accepted_per_position": [4, 2]}
+NOTHING = {"num_drafts": 0, "num_draft_tokens": 0, "num_accepted_tokens": 0, "accepted_per_position": []}
+
+
+def send(**event: object) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def main() -> None:
+    options = json.loads(sys.stdin.readline())["options"]
+    behaviour = options["model"].rpartition("/")[2]
+    speculative = options.get("speculative_config")
+    print("a line of the log", file=sys.stderr)
+    if speculative:
+        print(f"INFO PARD: draft {speculative.get('model')}, K=2 draft tokens in one forward", file=sys.stderr)
+    if behaviour == "wrong-config":
+        send(event="failed", kind="ConfigError", message="the draft has another tokenizer", ours=True)
+        sys.exit(1)
+    if behaviour == "unexpected":
+        send(event="failed", kind="RuntimeError", message="out of memory", ours=False)
+        sys.exit(1)
+    if behaviour == "crash-at-start":
+        print("the last words", file=sys.stderr)
+        sys.exit(3)
+    send(event="ready", vllm="0.0", device="fake", options=options)
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command["op"] == "stop":
+            return
+        if command["stream"] and options.get("max_num_seqs", 1) > 1:
+            send(event="text", id=command["prompts"][-1]["id"], text="out of turn")
+        for number, prompt in enumerate(command["prompts"]):
+            if behaviour == "crash-in-the-middle" and number == 2:
+                print("the last words", file=sys.stderr)
+                sys.exit(3)
+            if behaviour == "hang-in-the-middle" and number == 2:
+                time.sleep(600)
+            if prompt["text"] == "too long":
+                send(event="refused", id=prompt["id"], message="the prompt is too long")
+                continue
+            answer(prompt, command, different=behaviour == "differs" and speculative is not None)
+        send(event="done", seconds=0.25 if speculative else 1.0, stats=ACCEPTED if speculative else NOTHING)
+
+
+def answer(prompt: dict, command: dict, different: bool) -> None:
+    token_ids = list(range(3 + different))[: command["sampling"]["max_tokens"]]
+    for token_id in token_ids if command["stream"] else ():
+        send(event="text", id=prompt["id"], text=f"<{token_id}>")
+    text = "".join(f"<{token_id}>" for token_id in token_ids)
+    send(event="finished", id=prompt["id"], text=text, token_ids=token_ids, finish_reason="length")
+
+
+if __name__ == "__main__":
+    main()

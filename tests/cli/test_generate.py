@@ -1,0 +1,179 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def prompt_file(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.txt"
+    path.write_text("one\ntwo\nthree\n")
+    return path
+
+
+@pytest.mark.usefixtures("fake_engine")
+class TestWithFakeEngine:
+    def test_terminal(self, run: Run) -> None:
+        result = run("generate", "fine", "--prompt", "hello", "--draft", "d")
+        assert result.exit_code == 0
+        assert result.stdout == "[prompt-1] <0><1><2>\n\n"
+        assert "vLLM: PARD: draft d, K=2" in result.stderr
+        assert "3 tokens in 0.2 s, 12.0 tokens/s, mean acceptance length 2.50" in result.stderr
+
+    def test_file(self, run: Run, prompt_file: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out.jsonl"
+        result = run("generate", "fine", "--prompts", prompt_file, "--output", output, "--max-tokens", 2)
+        assert result.exit_code == 0
+        assert records(output)[1] == {
+            "id": "line-2",
+            "prompt": "two",
+            "text": "<0><1>",
+            "num_tokens": 2,
+            "finish_reason": "length",
+        }
+        assert len(records(output)) == 3
+
+    def test_crash_loses_nothing_and_resume_goes_on(self, run: Run, prompt_file: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out.jsonl"
+        result = run("generate", "crash-in-the-middle", "--prompts", prompt_file, "--output", output)
+        assert result.exit_code == 2
+        assert "exit code 3" in result.stderr
+        assert [record["prompt"] for record in records(output)] == ["one", "two"]
+        resumed = run("generate", "fine", "--prompts", prompt_file, "--output", output, "--resume")
+        assert resumed.exit_code == 0
+        assert [record["prompt"] for record in records(output)] == ["one", "two", "three"]
+        # All are finished: no engine is started, so a broken one does no harm.
+        assert run("generate", "unexpected", "--prompts", prompt_file, "--output", output, "--resume").exit_code == 0
+
+    def test_refused_prompt_disturbs_no_other(self, run: Run, tmp_path: Path) -> None:
+        output = tmp_path / "out.jsonl"
+        arguments = ("--prompt", "a", "--prompt", "too long", "--prompt", "b", "--output", output)
+        result = run("generate", "fine", *arguments)
+        assert result.exit_code == 1
+        assert "prompt-2 was refused: the prompt is too long" in result.stderr
+        assert [record["prompt"] for record in records(output)] == ["a", "b"]
+
+    def test_mistyped_target_is_told_without_an_engine(self, run: Run) -> None:
+        result = run("generate", "./missing", "--prompt", "x")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("vllm-pard: there is no model folder './missing'")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--top-p", "0"], "--top-p must be above 0"),
+            (["--no-pard", "--draft", "d"], "--no-pard drafts nothing"),
+            (["--no-pard", "--speculative-config", '{"model": "d"}'], "--no-pard drafts nothing"),
+            (["--speculative-config", "{bad"], "--speculative-config is not valid JSON"),
+            (["--engine-args", "[1]"], "--engine-args must be a JSON object"),
+            (["--draft", "d", "--speculative-config", '{"model": "e"}'], "'model' is given twice"),
+            (["--max-tokens", "9", "--prompts", "."], "can't read the prompt file '.'"),
+            (["--resume"], "--resume goes on with a file"),
+            (["--prompts", "missing.txt"], "can't read the prompt file 'missing.txt'"),
+            (["--output", "missing/out.jsonl"], "can't write the output file 'missing/out.jsonl'"),
+        ],
+    )
+    def test_usage_errors(self, arguments: list[str], message: str, run: Run) -> None:
+        result = run("generate", "fine", "--prompt", "x", *arguments)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"vllm-pard: {message}")
+        assert result.stderr.count("\n") == 1
+
+    def test_options_reach_the_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        from vllm_pard.cli import batch
+
+        seen: list[Any] = []
+        engine_process = batch.EngineProcess
+
+        def recording(options: dict[str, Any], **kwargs: Any) -> Any:
+            seen.append(options)
+            return engine_process(options, **kwargs)
+
+        monkeypatch.setattr(batch, "EngineProcess", recording)
+        run(
+            *("generate", "fine", "--prompt", "x", "--draft", "d", "--num-speculative-tokens", 5, "--dtype", "float32"),
+            *("--speculative-config", '{"mask_token_id": 9}', "--engine-args", '{"max_model_len": 64}'),
+        )
+        run("generate", "fine", "--prompt", "x", "--no-pard")
+        speculative = {"method": "pard", "model": "d", "num_speculative_tokens": 5, "mask_token_id": 9}
+        assert seen == [
+            {"model": "fine", "dtype": "float32", "max_model_len": 64, "speculative_config": speculative},
+            {"model": "fine", "dtype": "auto"},
+        ]
+
+
+class TestWithReferenceEngine:
+    def test_pard_answers_as_plain_decoding_does(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+        target, draft = tiny_pair
+        pard, vsd, plain = (tmp_path / name for name in ("pard", "vsd", "plain"))
+        shared = ("generate", target, "--engine", "reference", "--max-tokens", 12, "--prompt", "Hello", "--prompt", "x")
+        result = run(*shared, "--draft", draft, "--num-speculative-tokens", 3, "--output", pard)
+        assert result.exit_code == 0, result.output
+        assert f"reference engine: pard, draft {draft}, K=3" in result.stderr.replace("\n", "")
+        method = '{"method": "draft_model"}'
+        assert run(*shared, "--draft", draft, "--speculative-config", method, "--output", vsd).exit_code == 0
+        assert run(*shared, "--no-pard", "--output", plain).exit_code == 0
+        assert records(pard) == records(plain) == records(vsd)
+        assert records(plain)[0]["num_tokens"] == 12
+        assert records(plain)[0]["finish_reason"] == "length"
+
+    def test_chat(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+        target, draft = tiny_pair
+        as_chat, as_text = tmp_path / "chat", tmp_path / "text"
+        shared = ("generate", target, "--engine", "reference", "--max-tokens", 8, "--draft", draft)
+        assert run(*shared, "--prompt", "Hello", "--chat", "--output", as_chat).exit_code == 0
+        assert run(*shared, "--prompt", "user: Hello\nassistant:", "--output", as_text).exit_code == 0
+        assert records(as_chat)[0]["text"] == records(as_text)[0]["text"]
+        assert records(as_chat)[0]["messages"] == [{"role": "user", "content": "Hello"}]
+
+    def test_draft_with_another_tokenizer(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+        from tiny_models import save_tokenizer
+
+        target, draft = tiny_pair[0], tmp_path / "draft"
+        shutil.copytree(tiny_pair[1], draft)
+        save_tokenizer(draft, rename={5: "five"})
+        result = run("generate", target, "--draft", draft, "--engine", "reference", "--prompt", "x")
+        assert result.exit_code == 2
+        assert "token 5 is" in result.stderr
+
+    def test_prompt_without_room_is_refused(self, run: Run, tiny_pair: tuple[Path, Path]) -> None:
+        target, draft = tiny_pair
+        shared = ("generate", target, "--draft", draft, "--engine", "reference", "--max-tokens", 8)
+        result = run(*shared, "--prompt", "x" * 600, "--prompt", "y")
+        assert result.exit_code == 1
+        assert "prompt-1 was refused: the target has room for 512 tokens" in result.stderr.replace("\n", " ")
+        assert "[prompt-2]" in result.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--temperature", "0.7"], "the reference engine is greedy"),
+            (["--engine-args", '{"tensor_parallel_size": 2}'], "no option 'tensor_parallel_size'"),
+            (["--speculative-config", '{"draft_sample_method": "x"}'], "no option 'draft_sample_method'"),
+            (["--speculative-config", '{"method": "ngram"}'], "drafts with pard or draft_model; got 'ngram'"),
+            ([], "no PARD draft is known for"),
+        ],
+    )
+    def test_what_it_does_not_do(
+        self, arguments: list[str], message: str, run: Run, tiny_pair: tuple[Path, Path]
+    ) -> None:
+        result = run("generate", tiny_pair[0], "--engine", "reference", "--prompt", "x", *arguments)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+    def test_chat_without_a_template_is_refused(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+        target = tmp_path / "target"
+        shutil.copytree(tiny_pair[0], target)
+        (target / "chat_template.jinja").unlink()
+        result = run("generate", target, "--no-pard", "--engine", "reference", "--chat", "--prompt", "x")
+        assert result.exit_code == 1
+        assert "prompt-1 was refused: Cannot use chat template" in result.stderr.replace("\n", " ")

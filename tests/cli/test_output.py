@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from vllm_pard.cli.output import OutputError, RecordWriter, check_writable, write_whole
+
+
+def records(path: Path) -> list[str]:
+    return [json.loads(line)["id"] for line in path.read_text().splitlines()]
+
+
+def test_each_record_is_on_disk_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    with RecordWriter(path, resume=False) as writer:
+        writer.write({"id": "a", "text": "ä\u2028\n"})
+        assert json.loads(path.read_text()) == {"id": "a", "text": "ä\u2028\n"}
+
+
+def test_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match="exists; give --resume"):
+        RecordWriter(path, resume=False)
+    assert path.read_text() == "precious"
+
+
+def test_resume_keeps_what_is_finished(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"id": "a", "text": "x\u2028y"}\n{"id": "b"}\n{"id": "c", "te')
+    with RecordWriter(path, resume=True) as writer:
+        assert writer.finished_ids == {"a", "b"}
+        writer.write({"id": "c"})
+    assert [json.loads(line)["id"] for line in path.read_text().split("\n")[:-1]] == ["a", "b", "c"]
+
+
+def test_resume_without_a_file_starts_one(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "new.jsonl", resume=True) as writer:
+        assert writer.finished_ids == set()
+        writer.write({"id": "a"})
+    assert records(tmp_path / "new.jsonl") == ["a"]
+
+
+def test_no_empty_file_is_left_to_block_the_next_try(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path / "out.jsonl", resume=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["not json\n", '{"no": "id"}\n', "[1]\n"])
+def test_resume_refuses_other_files(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text(text)
+    with pytest.raises(OutputError, match="line 1 is not a record"):
+        RecordWriter(path, resume=True)
+    assert path.read_text() == text
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file or directory"):
+        RecordWriter(tmp_path / "missing" / "out.jsonl", resume=False)
+    with pytest.raises(OutputError, match="No such file or directory"):
+        write_whole(tmp_path / "missing" / "out.json", "{}")
+    for path in (tmp_path / "missing" / "out.json", tmp_path):
+        with pytest.raises(OutputError, match="needs a folder that exists"):
+            check_writable(path)
+    check_writable(tmp_path / "out.json")
+
+
+def test_write_whole_leaves_nothing_else(tmp_path: Path) -> None:
+    write_whole(tmp_path / "out.json", "{}")
+    write_whole(tmp_path / "out.json", "[]")
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+    assert (tmp_path / "out.json").read_text() == "[]"

@@ -1,0 +1,178 @@
+"""Every upstream name that we rely on, looked up in vLLM's sources: the installed release and the other supported ones.
+
+Sources of other releases come out of their wheel once and stay in a cache as a zip file of .py files only.
+"""
+
+import ast
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from source_tree import SourceTree
+
+from vllm_pard.serving import compat
+from vllm_pard.serving.compat import HOOKS, Hook
+from vllm_pard.serving.patches import PATCHES
+
+ROOT = Path(__file__).parents[2]
+SERVING = ROOT / "vllm_pard" / "serving"
+CACHE = Path(os.environ.get("VLLM_PARD_WHEEL_CACHE") or ROOT / ".cache" / "wheels")
+OTHER_RELEASES = ("0.33.0",)  # supported, and not what the `cpu` extra installs
+WHEEL_GIGABYTES = 1.5  # the download, pip's temporary copy of it and the zip file
+DOWNLOAD_SECONDS = 300
+
+# Read through the module's __getattr__ or from its metadata, which no AST shows.
+NOT_HOOKS = {("vllm", "__version__"), ("vllm.platforms", "current_platform")}
+
+
+class Unavailable(Exception):
+    """A release's sources can't be had here; the message says why."""
+
+
+class Notice:
+    """A line under pytest's results, so that a skipped release is seen without `-rs`."""
+
+    def __init__(self, line: str) -> None:
+        self.line = line
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        terminalreporter.write_line(f"NOTICE: {self.line}", yellow=True)
+
+
+@pytest.fixture(scope="module")
+def installed() -> SourceTree:
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:
+        pytest.skip("vLLM is not installed")
+    return SourceTree(Path(spec.origin).parents[1])
+
+
+@pytest.fixture(scope="module", params=OTHER_RELEASES)
+def other_release(request: pytest.FixtureRequest) -> SourceTree:
+    try:
+        sources = cached_sources(request.param)
+    except (Unavailable, OSError) as error:
+        reason = f"hooks not checked against vLLM {request.param}: {error}"
+        request.config.pluginmanager.register(Notice(reason))
+        pytest.skip(reason)
+    return SourceTree(zipfile.Path(sources))
+
+
+def cached_sources(release: str) -> Path:
+    """The zip file of a release's .py files; made from a wheel in the cache, or else from a downloaded one."""
+    sources = CACHE / f"vllm-{release}-sources.zip"
+    if sources.exists():
+        return sources
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="download-") as folder:
+        wheel = next(CACHE.glob(f"vllm-{release}-*.whl"), None) or download_wheel(release, Path(folder))
+        partial = Path(folder) / sources.name
+        with zipfile.ZipFile(wheel) as packed, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as unpacked:
+            for name in packed.namelist():
+                if name.endswith(".py"):
+                    unpacked.writestr(name, packed.read(name))
+        partial.replace(sources)
+    return sources
+
+
+def download_wheel(release: str, folder: Path) -> Path:
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < WHEEL_GIGABYTES:
+        raise Unavailable(f"its wheel needs {WHEEL_GIGABYTES} GB in {CACHE}, and {free:.1f} GB are free")
+    pip = [sys.executable, "-m", "pip", "download", f"vllm=={release}", "--dest", str(folder)]
+    pip += ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=1", "--progress-bar=off"]
+    try:
+        done = subprocess.run(pip, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"its wheel did not come within {DOWNLOAD_SECONDS} s") from None
+    wheel = next(folder.glob("*.whl"), None)
+    if done.returncode or wheel is None:
+        last_line = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise Unavailable(f"its wheel can't be downloaded ({last_line})")
+    return wheel
+
+
+def problems(tree: SourceTree, hooks: tuple[Hook, ...]) -> list[str]:
+    return [problem for hook in hooks if (problem := tree.problem(hook))]
+
+
+def vllm_imports() -> set[tuple[str, str]]:
+    """Every (module, name) that vllm_pard/serving imports from vLLM, at module level or inside a function."""
+    found = set()
+    for path in SERVING.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+                found |= {(name, "__version__") for name in names if name.partition(".")[0] == "vllm"}
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm":
+                found |= {(node.module or "", alias.name) for alias in node.names}
+    return found
+
+
+def test_installed_release_has_every_hook(installed: SourceTree) -> None:
+    assert problems(installed, HOOKS) == []
+
+
+@pytest.mark.network
+def test_other_release_has_every_hook(other_release: SourceTree) -> None:
+    assert problems(other_release, HOOKS) == []
+
+
+def test_other_releases_are_supported() -> None:
+    assert [release for release in OTHER_RELEASES if compat.unsupported_reason(release)] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"module": "vllm.no_such_module"}, "vllm.no_such_module: no such module"),
+        ({"name": "no_such_name"}, "no_such_name: not defined"),
+        ({"parameters": ("no_such_parameter",)}, "takes no no_such_parameter"),
+    ],
+    ids=["module", "name", "parameter"],
+)
+def test_a_changed_hook_is_reported(installed: SourceTree, change: dict[str, Any], wanted: str) -> None:
+    hooks = tuple(replace(hook, **change) for hook in HOOKS if hook.parameters)
+    found = problems(installed, hooks)
+    assert len(found) == len(hooks)
+    assert all(wanted in problem for problem in found), found
+
+
+def test_a_missing_member_is_reported(installed: SourceTree) -> None:
+    members = tuple(replace(hook, name=f"{hook.name}_gone") for hook in HOOKS if "." in hook.name)
+    assert problems(installed, members) == [f"{hook.module}.{hook.name}: not defined" for hook in members]
+
+
+def test_names_resolve_as_getattr_would(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .child import Child as Public\n")
+    (package / "base.py").write_text("class Base:\n    annotated: int\n    def run(self, x, *, y): ...\n")
+    (package / "child.py").write_text(
+        "try:\n    from package.base import Base\nexcept ImportError:\n    Base = object\n"
+        "class Child(Base):\n    kept = 1\n    @property\n    def size(self): ...\n"
+    )
+    tree = SourceTree(tmp_path)
+    inherited = Hook(module="package", name="Public.run", parameters=("self", "x", "y"))
+    good = tuple(Hook(module="package", name=name) for name in ("Public", "Public.size", "Public.kept"))
+    assert problems(tree, (*good, inherited)) == []
+    bad = tuple(Hook(module="package", name=name) for name in ("Public.annotated", "Public.kept.real", "Child"))
+    assert problems(tree, bad) == [f"package.{hook.name}: not defined" for hook in bad]
+    assert problems(tree, (replace(inherited, parameters=("x", "z")),)) == ["package.Public.run: takes no z"]
+
+
+def test_every_vllm_import_is_a_hook() -> None:
+    hooked = {(hook.module, hook.name.partition(".")[0]) for hook in HOOKS}
+    assert sorted(vllm_imports() - hooked - NOT_HOOKS) == []
+
+
+def test_every_patch_is_a_hook() -> None:
+    assert {patch.target for patch in PATCHES} <= {f"{hook.module}:{hook.name}" for hook in HOOKS}

@@ -1,0 +1,3 @@
+from vllm_pard.cli import main
+
+main()

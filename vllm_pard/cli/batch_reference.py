@@ -1,0 +1,104 @@
+"""`vllm-pard generate --engine reference`: greedy, one prompt after the other, on Transformers."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vllm_pard.catalog import choose_draft
+from vllm_pard.checkpoint import check_tokenizers, load_config
+from vllm_pard.cli.batch import Batch, Events
+from vllm_pard.cli.prompts import prompt_token_ids
+from vllm_pard.errors import PardError
+from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.reference.engine import Method, generate
+
+METHODS: dict[str, Method] = {"pard": "pard", "draft_model": "vsd"}
+SPECULATIVE_KEYS = {"method", "model", "num_speculative_tokens", "mask_token_id"}
+
+
+class ReferenceEngineError(PardError):
+    """The reference engine can't do what was asked."""
+
+
+def reference_events(batch: Batch) -> Events:
+    """The events that an engine process would send."""
+    speculative = batch.speculative
+    _check_options(batch)
+    target_name = batch.options["model"]
+    target_config = load_config(target_name)
+    method: Method = "ar"
+    draft, drafting, notes = None, {"num_speculative_tokens": 0, "mask_token_id": None}, []
+    if speculative is not None:
+        method = METHODS[speculative["method"]]
+        checkpoint, num_speculative_tokens = choose_draft(
+            target_name,
+            target_config,
+            draft=speculative.get("model"),
+            num_speculative_tokens=speculative.get("num_speculative_tokens"),
+            mask_token_id=speculative.get("mask_token_id"),
+        )
+        check_tokenizers(target_name, checkpoint.path)
+        draft = _load(checkpoint.path, batch.options["dtype"])
+        drafting = {"num_speculative_tokens": num_speculative_tokens, "mask_token_id": checkpoint.mask_token_id}
+        notes = [f"reference engine: {method}, draft {checkpoint.path}, K={num_speculative_tokens}"]
+    target = _load(target_name, batch.options["dtype"])
+    yield {"event": "ready", "notes": notes}
+    yield from _answer(batch, target, draft, method, drafting)
+
+
+def _answer(batch: Batch, target: Any, draft: Any, method: Method, drafting: dict[str, Any]) -> Events:
+    tokenizer = AutoTokenizer.from_pretrained(batch.options["model"])
+    eos_token_ids = _eos_token_ids(target)
+    stats = AcceptanceStats()
+    started = time.perf_counter()
+    for prompt in batch.prompts:
+        try:
+            generation = generate(
+                target,
+                draft,
+                prompt_token_ids(tokenizer, prompt.text, prompt.messages),
+                method=method,
+                max_new_tokens=batch.sampling["max_tokens"],
+                eos_token_ids=eos_token_ids,
+                **drafting,
+            )
+        except ValueError as error:  # no room for it, or a chat without a chat template
+            yield {"event": "refused", "id": prompt.id, "message": str(error)}
+            continue
+        stats += generation.stats
+        stopped = generation.token_ids[-1] in eos_token_ids
+        yield {
+            "event": "finished",
+            "id": prompt.id,
+            "text": tokenizer.decode(generation.token_ids, skip_special_tokens=True),
+            "token_ids": generation.token_ids,
+            "finish_reason": "stop" if stopped else "length",
+        }
+    yield {"event": "done", "seconds": time.perf_counter() - started, "stats": asdict(stats)}
+
+
+def _check_options(batch: Batch) -> None:
+    if batch.sampling["temperature"] > 0:
+        raise ReferenceEngineError("the reference engine is greedy; leave --temperature out, or use --engine vllm")
+    unknown = [*(batch.options.keys() - {"model", "dtype"}), *((batch.speculative or {}).keys() - SPECULATIVE_KEYS)]
+    if unknown:
+        raise ReferenceEngineError(f"the reference engine has no option {unknown[0]!r}; use --engine vllm")
+    if batch.speculative is not None and batch.speculative["method"] not in METHODS:
+        raise ReferenceEngineError(
+            f"the reference engine drafts with {' or '.join(METHODS)}; got {batch.speculative['method']!r}"
+        )
+
+
+def _load(model: str, dtype: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+
+
+def _eos_token_ids(target: Any) -> Sequence[int]:
+    """From the generation config, where a model may name several."""
+    eos = target.generation_config.eos_token_id
+    if eos is None:
+        return ()
+    return tuple(eos) if isinstance(eos, list) else (eos,)

@@ -1,0 +1,159 @@
+"""`vllm-pard demo`: the bundled pair in the real vLLM, plain and with PARD, side by side."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from enum import Enum
+from itertools import chain, islice, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from vllm_pard.cli.engine_client import PARD_LOG_LINE
+from vllm_pard.errors import PardError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from vllm_pard.cli.demo_report import Measurement
+
+PLAIN, PARD = "plain", "PARD"
+SPLITS = ("word_problems", "code")
+MAX_MODEL_LEN = 512
+# The pair is small: a gigabyte holds every K/V block, and one process an engine saves seconds of start-up.
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1"}
+
+
+class DemoError(PardError):
+    """The demo can't run in this installation."""
+
+
+class Dtype(str, Enum):
+    """fp32 makes both outputs equal token for token; in bf16 near-ties may fall either way."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+def demo(
+    dtype: Dtype = typer.Option(Dtype.float32, help="Weights and arithmetic."),
+    num_prompts: int = typer.Option(8, "--prompts", min=1, help="How many held-out prompts to answer."),
+    batch_size: int = typer.Option(1, min=1, help="Requests at a time."),
+    max_tokens: int = typer.Option(128, min=1, max=MAX_MODEL_LEN // 2, help="Longest answer, in tokens."),
+    num_speculative_tokens: int = typer.Option(8, min=1, help="K, draft tokens per step."),
+    runs: int = typer.Option(1, min=1, help="Measure plain and PARD in turns this often; quotes medians."),
+    json_file: Path | None = typer.Option(None, "--json", help="Write results and conditions to this file."),
+    verbose: bool = typer.Option(False, "--verbose", help="Show vLLM's log."),
+) -> None:
+    """Watch PARD decode: the bundled demo pair in vLLM, without and with PARD, and what the difference is.
+
+    Both engines answer the same prompts greedily, never at the same time. Works on a laptop CPU.
+
+    Example: vllm-pard demo
+
+    Example: vllm-pard demo --runs 5 --json result.json
+    """
+    from rich.console import Console
+
+    from vllm_pard.cli.demo_report import print_report, write_report
+    from vllm_pard.cli.output import check_writable
+
+    if json_file:
+        check_writable(json_file)
+    console = Console(highlight=False)
+    engine_options = {name: demo_engine(name, dtype, batch_size, num_speculative_tokens) for name in (PLAIN, PARD)}
+    prompts = demo_prompts(num_prompts)
+    sampling = {"temperature": 0.0, "max_tokens": max_tokens}
+    conditions, measurements = run_in_turns(console, engine_options, prompts, sampling, batch_size, runs, verbose)
+    console.print()
+    print_report(console, measurements[PLAIN], measurements[PARD])
+    if json_file:
+        options = {"dtype": dtype.value, "num_prompts": len(prompts), "batch_size": batch_size}
+        options |= {"max_tokens": max_tokens, "num_speculative_tokens": num_speculative_tokens, "runs": runs}
+        write_report(json_file, options, conditions, measurements[PLAIN], measurements[PARD])
+        console.print(f"\nwritten to {json_file}", markup=False)
+
+
+def run_in_turns(
+    console: "Console",
+    engine_options: dict[str, dict[str, Any]],
+    prompts: list[dict[str, Any]],
+    sampling: dict[str, Any],
+    batch_size: int,
+    runs: int,
+    verbose: bool,
+) -> "tuple[dict[str, Any], dict[str, list[Measurement]]]":
+    """Start all engines, let each answer once to be seen, then measure them in turns; conditions and measurements.
+
+    What is seen is not measured: it pays for the engine's set-up and for the terminal.
+    """
+    from vllm_pard.cli.demo_report import measure
+    from vllm_pard.cli.engine_client import EngineProcess
+
+    measurements: dict[str, list[Measurement]] = {name: [] for name in engine_options}
+    with ExitStack() as stack:
+        with console.status("Starting two vLLM engines (half a minute on a laptop) ..."):
+            engines = {
+                name: stack.enter_context(EngineProcess(options, environment=ENVIRONMENT, verbose=verbose))
+                for name, options in engine_options.items()
+            }
+            conditions = {name: engine.wait_until_ready() for name, engine in engines.items()}
+        for line in engines[PARD].log_lines(PARD_LOG_LINE):
+            console.print(f"vLLM: {line}", style="dim", markup=False)
+        for name, engine in engines.items():
+            console.print(f"\n[bold]{name}[/bold]")
+            show_answers(console, prompts, engine.generate(prompts, sampling, stream=batch_size == 1))
+        for run in range(runs):
+            for name, engine in engines.items():
+                with console.status(f"Measuring {name}, run {run + 1} of {runs} ..."):
+                    measurements[name].append(measure(engine.generate(prompts, sampling)))
+    return conditions[PARD], measurements
+
+
+def demo_prompts(num_prompts: int) -> list[dict[str, Any]]:
+    """Held-out questions, the splits in turn."""
+    from vllm_pard.demo import prompts
+
+    in_turn = chain.from_iterable(zip_longest(*(prompts(split) for split in SPLITS)))
+    samples = islice((sample for sample in in_turn if sample), num_prompts)
+    return [
+        {"id": str(number), "text": sample["prompt"], "messages": None, "question": sample["question"]}
+        for number, sample in enumerate(samples, start=1)
+    ]
+
+
+def demo_engine(name: str, dtype: Dtype, batch_size: int, num_speculative_tokens: int) -> dict[str, Any]:
+    """Arguments of vLLM's LLM class."""
+    from vllm_pard.demo import demo_path
+
+    try:
+        target, _ = str(demo_path("target")), demo_path("draft")
+    except FileNotFoundError as error:
+        raise DemoError(str(error)) from error
+    options: dict[str, Any] = {
+        "model": target,
+        "dtype": dtype.value,
+        "max_model_len": MAX_MODEL_LEN,
+        "max_num_seqs": batch_size,
+        "gpu_memory_utilization": 0.3,
+        "enable_prefix_caching": False,  # or every run but the first would skip the prompts
+    }
+    if name == PARD:
+        options["speculative_config"] = {"method": "pard", "num_speculative_tokens": num_speculative_tokens}
+    return options
+
+
+def show_answers(console: "Console", prompts: list[dict[str, Any]], events: Iterator[dict[str, Any]]) -> None:
+    """Print answers while they grow, or, with several at a time, as they finish."""
+    questions = {prompt["id"]: prompt["question"] for prompt in prompts}
+    streams = False
+    for event in events:
+        if event["event"] not in ("text", "finished"):
+            continue
+        if question := questions.pop(event["id"], None):
+            console.print(f"\n{question}", style="cyan", markup=False)
+            streams = event["event"] == "text"
+        if event["event"] == "text":
+            console.print(event["text"], end="", markup=False)
+        else:
+            console.print("" if streams else event["text"], markup=False)

