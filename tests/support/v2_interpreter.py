@@ -35,7 +35,7 @@ backends["cpu"] = types.SimpleNamespace(driver=InterpreterDriver, compiler=None)
 
 
 def _accept_integer_masks() -> None:
-    """Triton compiles `block_mask & scalar_condition`; its interpreter turns that into an integer mask and refuses it."""
+    """Triton compiles `block_mask & scalar_condition`; its interpreter makes an integer mask of it and refuses that."""
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     load, store = InterpreterBuilder.create_masked_load, InterpreterBuilder.create_masked_store

@@ -10,8 +10,8 @@ from vllm.config.speculative import SpeculativeConfig
 from vllm.config.utils import config
 from vllm.logger import init_logger
 
-from vllm_pard.catalog import find_draft
-from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers, load_config, read_checkpoint
+from vllm_pard.catalog import choose_draft
+from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
 from vllm_pard.serving import compat
 
@@ -19,7 +19,6 @@ logger = init_logger("vllm.vllm_pard")
 
 Runner = Literal["v1", "v2"]
 
-DEFAULT_NUM_SPECULATIVE_TOKENS = 8  # what the public PARD drafts were trained for
 WORKER_CLS = "vllm_pard.serving.worker.PardWorker"
 
 
@@ -157,25 +156,21 @@ def _check_draft_tensor_parallelism(wanted: PardConfig, target_size: int, runner
 
 
 def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardCheckpoint, int]:
-    target = target_model_config.model
-    num_speculative_tokens = wanted.num_speculative_tokens
-    model, mask_token_id, catalog_default = wanted.model, wanted.mask_token_id, None
-    if model is None:
-        entry = find_draft(target, target_model_config.hf_config.to_dict())
-        model, catalog_default = entry.draft, entry.num_speculative_tokens
-    revision = wanted.upstream.get("revision")
-    draft_config = load_config(model, revision)
-    if mask_token_id is None and wanted.model is None and "pard_token" not in draft_config:
-        mask_token_id = entry.mask_token_id
-    draft = read_checkpoint(model, draft_config, mask_token_id=mask_token_id)
+    target, revision = target_model_config.model, wanted.upstream.get("revision")
+    draft, num_speculative_tokens = choose_draft(
+        target,
+        target_model_config.hf_config.to_dict(),
+        draft=wanted.model,
+        revision=revision,
+        num_speculative_tokens=wanted.num_speculative_tokens,
+        mask_token_id=wanted.mask_token_id,
+    )
+    check_num_speculative_tokens(num_speculative_tokens)
     if note := check_tokenizers(
         target_model_config.tokenizer or target,
-        model,
+        draft.path,
         target_revision=target_model_config.tokenizer_revision,
         draft_revision=revision,
     ):
-        logger.warning("PARD: %s and %s share a tokenizer family, but %s", target, model, note)
-    if num_speculative_tokens is None:
-        num_speculative_tokens = draft.num_speculative_tokens or catalog_default or DEFAULT_NUM_SPECULATIVE_TOKENS
-    check_num_speculative_tokens(num_speculative_tokens)
+        logger.warning("PARD: %s and %s share a tokenizer family, but %s", target, draft.path, note)
     return draft, num_speculative_tokens
