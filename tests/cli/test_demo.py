@@ -33,7 +33,7 @@ def test_shows_the_answers_and_the_difference(run: Run, demo_model: Callable[[st
     result = run("demo", "--prompts", 3, "--runs", 2, "--json", path)
     assert result.exit_code == 0, result.output
     shown = result.stdout
-    assert "vLLM: PARD: draft the-draft, K=2" in shown
+    assert "vLLM: PARD: draft None, K=2" in shown  # the log line of the fake engine, which has no catalog
     assert shown.count("[word_problems] 0?\n<0><1><2>") == 2  # once by each engine
     assert shown.count("[word_problems] 0?") == 2
     assert shown.index("[word_problems] 0?") < shown.index("[code] 0?") < shown.index("[word_problems] 1?")

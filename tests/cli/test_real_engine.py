@@ -7,14 +7,9 @@ from typing import Any
 
 import pytest
 
-import vllm_pard.demo
-
 Run = Callable[..., Any]
 
 pytestmark = pytest.mark.engine
-HAS_DEMO = all(
-    (Path(vllm_pard.demo.__file__).parent / part / "model.safetensors").exists() for part in ("target", "draft")
-)
 PROMPTS = ("--prompt", "Hello", "--prompt", "x" * 600, "--prompt", "abc")
 
 
@@ -52,28 +47,12 @@ def test_wrong_draft_is_one_sentence(run: Run, tiny_pair: tuple[Path, Path]) -> 
     assert result.stderr.splitlines()[-1].startswith(f"vllm-pard: the draft '{target}' needs a mask token")
 
 
-def test_demo_on_a_tiny_pair(
-    run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vllm_pard.demo, "demo_path", dict(zip(("target", "draft"), tiny_pair, strict=True)).get)
-    monkeypatch.setattr(
-        vllm_pard.demo, "prompts", lambda split: [{"prompt": f"{split} {i}", "question": f"{i}?"} for i in range(2)]
-    )
-    assert_demo_holds(run, tmp_path, "--prompts", 3, "--max-tokens", 24, "--runs", 2)
-
-
-@pytest.mark.skipif(not HAS_DEMO, reason="the demo pair's weights are not in this checkout")
-def test_demo_on_the_bundled_pair(run: Run, tmp_path: Path) -> None:
-    report = assert_demo_holds(run, tmp_path, "--prompts", 4)
-    assert report["mean_acceptance_length"] > 2
-
-
-def assert_demo_holds(run: Run, tmp_path: Path, *arguments: object) -> dict[str, Any]:
-    result = run("demo", *arguments, "--json", tmp_path / "demo.json")
+def test_demo(run: Run, tmp_path: Path) -> None:
+    result = run("demo", "--prompts", 4, "--runs", 2, "--json", tmp_path / "demo.json")
     assert result.exit_code == 0, result.output
-    report: dict[str, Any] = json.loads((tmp_path / "demo.json").read_text())
-    assert report["outputs_identical"] is True
-    assert report["mean_acceptance_length"] > 1
-    assert report["acceptance_counts"]["num_drafts"] > 0
     assert "outputs identical" in result.stdout
-    return report
+    report = json.loads((tmp_path / "demo.json").read_text())
+    assert report["outputs_identical"] is True
+    # A wrong mask token or a wrong position leaves the output right and this near 1.
+    assert report["mean_acceptance_length"] > 2
+    assert len(report["acceptance_by_position"]) == 8

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from engine import run_scenario
 
 from vllm_pard.serving import patches
@@ -26,7 +27,7 @@ def test_register_is_idempotent_and_can_be_undone() -> None:
 
 
 def test_register_never_raises(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def fail() -> None:
+    def fail(scope: str) -> None:
         raise RuntimeError("vLLM has moved on")
 
     monkeypatch.setattr(patches, "apply_patches", fail)
@@ -44,6 +45,15 @@ def test_other_configs_go_to_the_original(given: Any) -> None:
 
     wrapped = patches.PATCHES[0].wrap(original)
     assert wrapped(Arguments(), 1, 2) == ("original", given, 1, 2)
+
+
+def test_request_values_are_repeated_for_their_tokens() -> None:
+    """What vLLM's CPU kernel loses: a float for each request, repeated for each of its tokens, zeros replaced."""
+    wrapped = patches.PATCHES[1].wrap(lambda: None)
+    got = wrapped(torch.tensor([0.7, 0.0, 1.5]), torch.tensor([2, 2, 5]), 5, replace_from=0, replace_to=1)
+    assert got.tolist() == pytest.approx([0.7, 0.7, 1.5, 1.5, 1.5])
+    got = wrapped(torch.tensor([0.5, 0.0]), torch.tensor([1, 3]), 3, replace_from=0, replace_to=1)
+    assert got.tolist() == [0.5, 1.0, 1.0]
 
 
 def test_ledger_names_what_it_changes() -> None:

@@ -104,16 +104,22 @@ def problems(tree: SourceTree, hooks: tuple[Hook, ...]) -> list[str]:
     return [problem for hook in hooks if (problem := tree.problem(hook))]
 
 
-def vllm_imports() -> set[tuple[str, str]]:
-    """Every (module, name) that vllm_pard/serving imports from vLLM, at module level or inside a function."""
-    found = set()
-    for path in SERVING.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-                found |= {(name, "__version__") for name in names if name.partition(".")[0] == "vllm"}
-            elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "vllm":
-                found |= {(node.module or "", alias.name) for alias in node.names}
+def vllm_imports(tree: ast.Module, modules: set[str]) -> set[tuple[str, str]]:
+    """Every (module, name) taken from vLLM, at module level or inside a function; of `modules`, the attributes read."""
+    found, imported_modules = set(), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+            found |= {(name, "__version__") for name in names if name.partition(".")[0] == "vllm"}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "vllm":
+            for alias in node.names:
+                if (dotted := f"{node.module}.{alias.name}") in modules:
+                    imported_modules[alias.asname or alias.name] = dotted
+                else:
+                    found.add((node.module, alias.name))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported_modules:
+            found.add((imported_modules[node.value.id], node.attr))
     return found
 
 
@@ -171,7 +177,14 @@ def test_names_resolve_as_getattr_would(tmp_path: Path) -> None:
 
 def test_every_vllm_import_is_a_hook() -> None:
     hooked = {(hook.module, hook.name.partition(".")[0]) for hook in HOOKS}
-    assert sorted(vllm_imports() - hooked - NOT_HOOKS) == []
+    trees = [ast.parse(path.read_text()) for path in SERVING.rglob("*.py")]
+    imports = set().union(*(vllm_imports(tree, {hook.module for hook in HOOKS}) for tree in trees))
+    assert sorted(imports - hooked - NOT_HOOKS) == []
+
+
+def test_attributes_of_an_imported_module_are_imports() -> None:
+    tree = ast.parse("from vllm.a import b, c\ndef f():\n    import vllm\n    return b.d, c.e")
+    assert vllm_imports(tree, {"vllm.a.b"}) == {("vllm.a.b", "d"), ("vllm.a", "c"), ("vllm", "__version__")}
 
 
 def test_every_patch_is_a_hook() -> None:

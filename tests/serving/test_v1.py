@@ -66,19 +66,22 @@ def test_other_vocabulary_size(tmp_path: Path, runner: str, draft_vocab_size: in
     assert result["counts"]["num_accepted_tokens"] > 0
 
 
+TEMPERATURE = 0.7  # as in scenarios.py
 PROMPT = [72, 105, 44, 32, 116]
 NUM_CHECKED = 24  # tokens with a bin of their own; the others share one
 
 
 def second_token_probs(folder: Path, mask_tokens: bool = False) -> torch.Tensor:
-    """Exact distribution of the second new token at temperature 1; of the draft, that of its mask row. [V]"""
+    """Exact distribution of the second new token; of the draft, that of its mask row. [V]"""
     model = LlamaForCausalLM.from_pretrained(folder).eval()
     with torch.inference_mode():
         if mask_tokens:
-            return model(torch.tensor([[*PROMPT, 0, MASK_TOKEN_ID]])).logits[0, -1].double().softmax(-1)
-        first = model(torch.tensor([PROMPT])).logits[0, -1].double().softmax(-1)
+            return (
+                model(torch.tensor([[*PROMPT, 0, MASK_TOKEN_ID]])).logits[0, -1].double().div(TEMPERATURE).softmax(-1)
+            )
+        first = model(torch.tensor([PROMPT])).logits[0, -1].double().div(TEMPERATURE).softmax(-1)
         rows = torch.cat([torch.tensor([PROMPT]).expand(len(first), -1), torch.arange(len(first))[:, None]], dim=1)
-        return first @ model(rows).logits[:, -1].double().softmax(-1)
+        return first @ model(rows).logits[:, -1].double().div(TEMPERATURE).softmax(-1)
 
 
 def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scenarios import compare, generate, greedy, make_llm, prompts, spec_counts
+from scenarios import TEMPERATURE, compare, generate, greedy, make_llm, prompts, spec_counts
 from vllm import SamplingParams
 
 __all__ = ["compare"]
@@ -26,9 +26,9 @@ def drafted(target: str, draft: str, spec: dict[str, Any]) -> Any:
 
 
 def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
-    """Draw answers of three tokens at temperature 1."""
+    """Draw answers of three tokens."""
     llm = make_llm(target, draft, spec={"draft_sample_method": method}, max_num_seqs=64, max_num_batched_tokens=1024)
-    params = SamplingParams(temperature=1.0, max_tokens=3, ignore_eos=True)
+    params = SamplingParams(temperature=TEMPERATURE, max_tokens=3, ignore_eos=True)
     return {"tokens": generate(llm, [{"prompt_token_ids": prompt}] * num_samples, params), "counts": spec_counts(llm)}
 
 

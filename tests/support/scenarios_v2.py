@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from scenarios import (
+    TEMPERATURE,
     generate,
     greedy,
     make_llm,
@@ -155,7 +156,9 @@ def _first_request_blocks(llm: LLM, requests: list[Any], params: list[SamplingPa
 
 
 def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
-    """Draw answers of three tokens at temperature 1, one seed each."""
+    """Draw answers of three tokens, one seed each."""
     llm = make_llm(target, draft, spec={"draft_sample_method": method}, max_num_seqs=32, max_num_batched_tokens=512)
-    params = [SamplingParams(temperature=1.0, max_tokens=3, ignore_eos=True, seed=seed) for seed in range(num_samples)]
+    params = [
+        SamplingParams(temperature=TEMPERATURE, max_tokens=3, ignore_eos=True, seed=seed) for seed in range(num_samples)
+    ]
     return {"tokens": generate(llm, [{"prompt_token_ids": prompt}] * num_samples, params), "counts": spec_counts(llm)}

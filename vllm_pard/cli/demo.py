@@ -21,8 +21,8 @@ PLAIN, PARD = "plain", "PARD"
 SPLITS = ("word_problems", "code")
 MAX_MODEL_LEN = 512
 # The pair is small: a gigabyte holds every K/V block, one process an engine saves seconds of start-up, and two threads
-# do as well as four. Threads for all cores crawl (below 10 tokens/s instead of 90) when anything else runs beside them,
-# because OpenMP waits for the slowest.
+# are enough. With threads for all cores, 3 to 7 tokens/s were seen instead of 100 while another program ran beside it:
+# OpenMP waits for the slowest thread.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "2",
     "VLLM_CPU_KVCACHE_SPACE": "1",

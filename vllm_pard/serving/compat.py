@@ -48,6 +48,11 @@ WORKER_HOOKS = (
     Hook(module="vllm.v1.worker.gpu_worker", name="Worker.init_device"),
     Hook(module="vllm.v1.spec_decode.draft_model", name="DraftModelProposer"),
     Hook(
+        module="vllm.v1.sample.rejection_sampler",
+        name="expand_batch_to_tokens",
+        parameters=("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
+    ),
+    Hook(
         module="vllm.v1.spec_decode.llm_base_proposer",
         name="SpecDecodeBaseProposer.set_inputs_first_pass",
         parameters=("self", "target_token_ids", "next_token_ids"),

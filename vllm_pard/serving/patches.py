@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from vllm_pard.errors import PardError
 
 METHOD = "pard"
+
+Scope = Literal["every process", "PARD workers on a CPU"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,7 @@ class Patch:
     why: str
     upstream: str
     remove_when: str
+    scope: Scope = "every process"
 
     def apply(self) -> None:
         """Wrap the target; the second time does nothing."""
@@ -67,6 +70,18 @@ def _wrap_create_speculative_config(original: Callable[..., Any]) -> Callable[..
     return create_speculative_config
 
 
+def _wrap_expand_batch_to_tokens(original: Callable[..., Any]) -> Callable[..., Any]:
+    def expand_batch_to_tokens(
+        x: Any, cu_num_tokens: Any, num_tokens: int, replace_from: float = 0, replace_to: float = 0
+    ) -> Any:
+        """Repeat each request's value for each of its tokens. [B], [B] -> [num_tokens], in the dtype of x"""
+        counts = cu_num_tokens.diff(prepend=cu_num_tokens.new_zeros(1))
+        expanded = x.repeat_interleave(counts.long(), output_size=num_tokens)
+        return expanded.masked_fill(expanded == replace_from, replace_to)
+
+    return expand_batch_to_tokens
+
+
 def _report_in_one_sentence() -> None:
     """Let an uncaught PardError end the program with its sentence; a traceback says nothing to who mistyped a key."""
     previous = sys.excepthook
@@ -92,10 +107,20 @@ PATCHES = (
         upstream="https://github.com/vllm-project/vllm/issues/36219 (unifying the interfaces of speculative decoding)",
         remove_when="vLLM takes speculative methods from plugins",
     ),
+    Patch(
+        target="vllm.v1.sample.rejection_sampler:expand_batch_to_tokens",
+        wrap=_wrap_expand_batch_to_tokens,
+        why="vLLM's CPU kernel writes float values into an int64 copy that it drops, so that speculative decoding "
+        "samples with an uninitialised temperature and top-p; outputs must follow the target",
+        upstream="_expand_kernel_impl in vllm/utils/cpu_triton_utils.py, vLLM 0.32 and 0.33",
+        remove_when="the CPU kernel writes to its output whatever the dtype",
+        scope="PARD workers on a CPU",
+    ),
 )
 
 
-def apply_patches() -> None:
-    """Apply every patch of the ledger; idempotent."""
+def apply_patches(scope: Scope) -> None:
+    """Apply every patch of the ledger with this scope; idempotent."""
     for patch in PATCHES:
-        patch.apply()
+        if patch.scope == scope:
+            patch.apply()

@@ -8,6 +8,6 @@ def register() -> None:
     try:
         from vllm_pard.serving.patches import apply_patches
 
-        apply_patches()
+        apply_patches("every process")
     except Exception:  # an error here would end every vLLM command, also of those who never use PARD
         logging.getLogger("vllm.vllm_pard").warning('vllm_pard is off: {"method": "pard"} is unknown', exc_info=True)

@@ -7,6 +7,7 @@ from vllm.platforms import current_platform
 
 from vllm_pard.config import ConfigError
 from vllm_pard.serving import compat
+from vllm_pard.serving.patches import apply_patches
 from vllm_pard.serving.speculative_config import PardSpeculativeConfig
 
 logger = init_logger("vllm.vllm_pard")
@@ -57,6 +58,8 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
     def _use_v1_proposer(self) -> None:
         from vllm_pard.serving.v1_proposer import PardProposer
 
+        if current_platform.is_cpu():
+            apply_patches("PARD workers on a CPU")
         runner, spec = self.model_runner, self.vllm_config.speculative_config
         if spec.draft_model_config.get_vocab_size() != self.vllm_config.model_config.get_vocab_size():
             runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)

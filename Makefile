@@ -1,0 +1,45 @@
+# `make demo` and `make test` make their environment on the first run; later runs find it and need no network.
+#   PYTHON=python3.12   the Python that makes it
+#   EXTRA=cpu           the CPU engine on a machine with a GPU (cpu or cuda; found out when not given)
+#   VENV=/opt/venv      an environment that has vLLM already, as on AMD GPUs; nothing of its vLLM is changed
+PYTHON ?= python3
+VENV ?= .venv
+EXTRA ?=
+RUN = $(VENV)/bin/python -m
+SETUP = $(PYTHON) scripts/setup_env.py --venv "$(VENV)" --kind "$(EXTRA)" --extra dev
+
+.PHONY: help demo test test-slow check demo-pair env clean
+
+help:
+	@echo "make demo       text, acceptance and speed of the bundled demo pair, on this machine"
+	@echo "make test       what CI runs"
+	@echo "make test-slow  the long end-to-end cases"
+	@echo "make check      ruff format, ruff check, mypy strict"
+	@echo "make demo-pair  train the demo pair again, from its seed"
+	@echo "make clean      remove caches and build outputs; the environment stays (rm -r .venv)"
+
+demo: env
+	@$(VENV)/bin/vllm-pard demo
+
+test: env
+	@$(RUN) pytest -m "not slow"
+
+test-slow: env
+	@$(RUN) pytest -m slow
+
+check: env
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) mypy scripts
+
+demo-pair: SETUP += --extra train
+demo-pair: env
+	@$(RUN) vllm_pard.training.demo_pair
+
+env:
+	@$(SETUP)
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .benchmarks .cache
+	find vllm_pard kernels tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
