@@ -92,7 +92,7 @@ def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("method", ["greedy", "probabilistic"])
-@pytest.mark.parametrize(("runner", "num_samples"), [("v1", 4000), ("v2", 600)])
+@pytest.mark.parametrize(("runner", "num_samples"), [("v1", 4000), pytest.param("v2", 600, marks=pytest.mark.slow)])
 def test_sampling_follows_the_target(tiny_pair: tuple[Path, Path], runner: str, num_samples: int, method: str) -> None:
     """The second token is the first that can come from a draft; its distribution must be the target's."""
     target, draft = tiny_pair
