@@ -94,7 +94,7 @@ def write_report(
     stats = total_stats(pard)
     report = {
         "conditions": {
-            "command": ["vllm-pard", *sys.argv[1:]],
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "options": options,
             "engine": engine,
