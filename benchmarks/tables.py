@@ -33,8 +33,9 @@ def demo_table() -> str:
         options = result["conditions"]["options"]
         rows.append(
             f"| {options['dtype']} | {options['batch_size']} | {options['num_prompts']} | "
-            f"{result['plain']['tokens_per_second']:.0f} | {result['pard']['tokens_per_second']:.0f} | **{result['speed_up']:.2f}x** | "
-            f"{result['mean_acceptance_length']:.2f} | {'yes' if result['outputs_identical'] else 'no'} |"
+            f"{result['plain']['tokens_per_second']:.0f} | {result['pard']['tokens_per_second']:.0f} | "
+            f"**{result['speed_up']:.2f}x** | {result['mean_acceptance_length']:.2f} | "
+            f"{'yes' if result['outputs_identical'] else 'no'} |"
         )
     conditions = load(DEMO_RESULTS[0])["conditions"]
     options, engine = conditions["options"], conditions["engine"]
