@@ -91,9 +91,16 @@ def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> float:
     return float(((observed - expected) ** 2 / expected).sum())
 
 
-@pytest.mark.parametrize("method", ["greedy", "probabilistic"])
-@pytest.mark.parametrize(("runner", "num_samples"), [("v1", 4000), pytest.param("v2", 600, marks=pytest.mark.slow)])
-def test_sampling_follows_the_target(tiny_pair: tuple[Path, Path], runner: str, num_samples: int, method: str) -> None:
+@pytest.mark.parametrize(
+    ("runner", "method", "num_samples"),
+    [
+        ("v1", "greedy", 4000),
+        ("v1", "probabilistic", 4000),
+        # Triton's interpreter can't run vLLM's resampling kernel with draft probabilities, so V2 has one case.
+        pytest.param("v2", "greedy", 600, marks=pytest.mark.slow),
+    ],
+)
+def test_sampling_follows_the_target(tiny_pair: tuple[Path, Path], runner: str, method: str, num_samples: int) -> None:
     """The second token is the first that can come from a draft; its distribution must be the target's."""
     target, draft = tiny_pair
     result = run_scenario(
