@@ -69,6 +69,7 @@ def test_other_vocabulary_size(tmp_path: Path, runner: str, draft_vocab_size: in
 TEMPERATURE = 0.7  # as in scenarios.py
 PROMPT = [72, 105, 44, 32, 116]
 NUM_CHECKED = 24  # tokens with a bin of their own; the others share one
+CRITICAL = 58.6  # chi-square, 24 degrees of freedom, p = 0.0001
 
 
 def second_token_probs(folder: Path, mask_tokens: bool = False) -> torch.Tensor:
@@ -108,7 +109,7 @@ def test_sampling_follows_the_target(tiny_pair: tuple[Path, Path], runner: str, 
         num_samples=num_samples, prompt=PROMPT,
     )  # fmt: skip
     counts = torch.bincount(torch.tensor([tokens[1] for tokens in result["tokens"]]), minlength=320).double()
-    # 24 degrees of freedom, p = 0.0001
-    assert chi_square(counts, second_token_probs(target)) < 58.6
-    assert chi_square(counts, second_token_probs(draft, mask_tokens=True)) > 200, "the test can tell the difference"
+    assert chi_square(counts, second_token_probs(target)) < CRITICAL
+    of_the_draft = chi_square(counts, second_token_probs(draft, mask_tokens=True))
+    assert of_the_draft > 1.5 * CRITICAL, "the test can tell the difference"
     assert result["counts"]["num_accepted_tokens"] > 0

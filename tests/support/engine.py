@@ -28,18 +28,13 @@ ENGINE = {
 }
 
 
-def run_scenario(scenario: str, *, runner: str, timeout: float = 600, **arguments: Any) -> Any:
+def run_scenario(
+    scenario: str, *, runner: str, timeout: float = 600, environment: dict[str, str] | None = None, **arguments: Any
+) -> Any:
     """Call `module:function(**arguments)` in a fresh process; AssertionErrors and log lines come back as failures."""
-    module, function = scenario.split(":")
-    interpreter = "import v2_interpreter; " if runner == "v2" else ""
-    program = (
-        f"import sys, json; sys.path.insert(0, {str(SUPPORT)!r}); {interpreter}"
-        f"import {module}; result = {module}.{function}(**json.loads(sys.argv[1])); "
-        "print('RESULT ' + json.dumps(result))"
-    )
     completed = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(arguments, default=str)],
-        env={**os.environ, **ENVIRONMENT},
+        [sys.executable, SUPPORT / "engine_main.py", runner, scenario, json.dumps(arguments, default=str)],
+        env={**os.environ, **ENVIRONMENT, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -92,7 +92,20 @@ def compare(
     spec: dict[str, Any] | None = None,
 ) -> Any:
     """Plain and PARD outputs of the same prompts, with PARD's counts."""
-    requests = prompts(tuple(prompt_lengths))
-    plain = generate(make_llm(target, None), requests, greedy(max_tokens))
-    llm = make_llm(target, draft, num_drafts=num_drafts, spec=spec)
-    return {"plain": plain, "pard": generate(llm, requests, greedy(max_tokens)), "counts": spec_counts(llm)}
+    plain = generate(make_llm(target, None), prompts(tuple(prompt_lengths)), greedy(max_tokens))
+    return {"plain": plain} | draft_only(target, draft, num_drafts, prompt_lengths, max_tokens, spec)
+
+
+def draft_only(
+    target: str,
+    draft: str,
+    num_drafts: int,
+    prompt_lengths: list[int],
+    max_tokens: int,
+    spec: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+) -> Any:
+    """PARD's outputs and counts; `options` are the engine's."""
+    llm = make_llm(target, draft, num_drafts=num_drafts, spec=spec, **(options or {}))
+    pard = generate(llm, prompts(tuple(prompt_lengths)), greedy(max_tokens))
+    return {"pard": pard, "counts": spec_counts(llm)}
