@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import check_tokenizers, load_config
 from vllm_pard.cli.batch import Batch, Events
-from vllm_pard.cli.prompts import prompt_token_ids
 from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.prompts import prompt_token_ids
 from vllm_pard.reference.engine import Method, generate
 
 METHODS: dict[str, Method] = {"pard": "pard", "draft_model": "vsd"}

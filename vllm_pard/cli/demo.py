@@ -63,7 +63,7 @@ def demo(
     from rich.console import Console
 
     from vllm_pard.cli.demo_report import print_report, write_report
-    from vllm_pard.cli.output import check_writable
+    from vllm_pard.files import check_writable
 
     if json_file:
         check_writable(json_file)

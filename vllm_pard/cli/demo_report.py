@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_pard import __version__
-from vllm_pard.cli.output import write_whole
+from vllm_pard.files import write_whole
 from vllm_pard.metrics import AcceptanceStats
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from vllm_pard.cli.prompts import prompt_token_ids
 from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.prompts import prompt_token_ids
 
 Send = Callable[[dict[str, Any]], None]
 

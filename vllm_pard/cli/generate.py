@@ -52,7 +52,7 @@ def generate(
     Example: vllm-pard generate Qwen/Qwen3-8B --prompts questions.jsonl --output answers.jsonl
     """
     from vllm_pard.cli.batch import Batch, run_batch
-    from vllm_pard.cli.prompts import collect_prompts
+    from vllm_pard.prompts import collect_prompts
 
     if top_p == 0:
         raise UsageError("--top-p must be above 0: with 0 no token is left; --temperature 0 is greedy")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pard.cli.output import OutputError, RecordWriter, check_writable, write_whole
+from vllm_pard.files import OutputError, RecordWriter, check_writable, write_whole
 
 
 def records(path: Path) -> list[str]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pard.cli.prompts import Prompt, PromptError, collect_prompts, read_prompts
+from vllm_pard.prompts import Prompt, PromptError, collect_prompts, read_prompts
 
 CHAT = [{"role": "user", "content": "hi"}]
 
