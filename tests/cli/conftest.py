@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from vllm_pard import process
 from vllm_pard.cli import engine_client
 from vllm_pard.cli.app import app
 
@@ -30,4 +31,4 @@ def run() -> Callable[..., Any]:
 def fake_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every engine process is a fake one; logs go to tmp_path."""
     monkeypatch.setattr(engine_client, "WORKER", (sys.executable, str(Path(__file__).with_name("fake_engine.py"))))
-    monkeypatch.setattr(engine_client.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(process.tempfile, "tempdir", str(tmp_path))

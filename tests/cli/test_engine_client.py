@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.cli import engine_client
-from vllm_pard.cli.engine_client import PARD_LOG_LINE, EngineError, EngineProcess
+from vllm_pard import process
+from vllm_pard.cli.engine_client import EngineProcess
 from vllm_pard.errors import PardError
+from vllm_pard.process import PARD_LOG_LINE, ProcessError
 
 pytestmark = pytest.mark.usefixtures("fake_engine")
 
@@ -58,7 +59,7 @@ def test_our_own_errors_stay_sentences(tmp_path: Path) -> None:
     ],
 )
 def test_failures_show_the_end_of_the_log_and_keep_it(model: str, message: str, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=message) as caught, EngineProcess({"model": model}) as engine:
+    with pytest.raises(ProcessError, match=message) as caught, EngineProcess({"model": model}) as engine:
         engine.wait_until_ready()
     (log,) = logs(tmp_path)
     assert str(log) in str(caught.value)
@@ -69,7 +70,7 @@ def test_crash_in_the_middle_keeps_what_came_before(tmp_path: Path) -> None:
         engine.wait_until_ready()
         events = engine.generate(PROMPTS, SAMPLING)
         assert [next(events)["id"], next(events)["id"]] == ["a", "b"]
-        with pytest.raises(EngineError, match="exit code 3"):
+        with pytest.raises(ProcessError, match="exit code 3"):
             next(events)
 
 
@@ -95,13 +96,13 @@ def test_interrupt_stops_a_busy_engine_at_once(tmp_path: Path) -> None:
 def test_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
     seen: dict[str, str] = {}
-    popen = engine_client.subprocess.Popen
+    popen = process.subprocess.Popen
 
     def recording_popen(*args: Any, env: dict[str, str], **kwargs: Any) -> Any:
         seen.update(env)
         return popen(*args, env=env, **kwargs)
 
-    monkeypatch.setattr(engine_client.subprocess, "Popen", recording_popen)
+    monkeypatch.setattr(process.subprocess, "Popen", recording_popen)
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     with EngineProcess({"model": "fine"}, environment=environment, verbose=True) as engine:
         engine.wait_until_ready()

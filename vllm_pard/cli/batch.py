@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from vllm_pard.checkpoint import is_local, load_config
-from vllm_pard.cli.engine_client import PARD_LOG_LINE, EngineProcess
+from vllm_pard.cli.engine_client import EngineProcess
 from vllm_pard.files import OutputError, RecordWriter
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.process import PARD_LOG_LINE
 from vllm_pard.prompts import Prompt
 
 Events = Iterator[dict[str, Any]]

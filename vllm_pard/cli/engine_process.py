@@ -16,12 +16,10 @@ from typing import Any
 
 from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.process import CPU_OPTIONS
 from vllm_pard.prompts import prompt_token_ids
 
 Send = Callable[[dict[str, Any]], None]
-
-# Compiling for a CPU takes minutes, and one process is all that a small machine has room for.
-CPU_OPTIONS = {"enforce_eager": True, "distributed_executor_backend": "uni", "gpu_memory_utilization": 0.3}
 
 
 def main() -> int:
