@@ -25,9 +25,14 @@ def assert_some_accepted_some_not(counts: dict[str, Any]) -> None:
     assert 0 < counts["num_accepted_tokens"] < counts["num_draft_tokens"]
 
 
-def test_mixed_batches(run: Any) -> None:
-    """Twelve prompts of 1 to 90 tokens: chunked prefill, prefill and decode in one batch, requests join and leave."""
-    result = run("mixed_batches", num_drafts=7)
+@pytest.mark.parametrize("asynchronous", [True, False], ids=["asynchronous", "synchronous"])
+def test_mixed_batches(run: Any, asynchronous: bool) -> None:
+    """Twelve prompts of 1 to 90 tokens: chunked prefill, prefill and decode in one batch, requests join and leave.
+
+    All other tests run with asynchronous scheduling, as vLLM chooses on GPUs.
+    """
+    result = run("mixed_batches", num_drafts=7, asynchronous=asynchronous)
+    assert result["steps_in_flight"] == 1 + asynchronous
     assert result["pard"] == result["plain"]
     assert_some_accepted_some_not(result["counts"])
     assert result["counts"]["num_accepted_tokens_per_pos"][6] > 0, "the last mask's draft was accepted at times"

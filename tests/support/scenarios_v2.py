@@ -17,16 +17,17 @@ from scenarios import (
 from vllm import LLM, SamplingParams
 
 
-def mixed_batches(target: str, draft: str, num_drafts: int) -> Any:
+def mixed_batches(target: str, draft: str, num_drafts: int, asynchronous: bool) -> Any:
     """Twelve prompts of 1 to 90 tokens and answers of 5 to 27, chunked to 48 tokens a step: requests join and leave."""
     requests = prompts()
     params = [greedy(5 + 2 * i) for i in range(len(requests))]
     kw = {"max_num_batched_tokens": 48}
     plain = generate(make_llm(target, None, **kw), requests, params)
-    llm = make_llm(target, draft, num_drafts=num_drafts, **kw)
+    llm = make_llm(target, draft, num_drafts=num_drafts, async_scheduling=asynchronous, **kw)
     with recorded_steps(llm) as steps:
         pard = generate(llm, requests, params)
-    return {"plain": plain, "pard": pard, "counts": spec_counts(llm), "steps": steps}
+    result = {"plain": plain, "pard": pard, "counts": spec_counts(llm), "steps": steps}
+    return result | {"steps_in_flight": llm.llm_engine.engine_core.engine_core.batch_queue_size}
 
 
 def preemption(target: str, draft: str) -> Any:

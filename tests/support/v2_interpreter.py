@@ -6,6 +6,7 @@ table of backends is enough. Slow (0.1 to 0.3 s a step), but it is the real engi
 
 import os
 import types
+from typing import Any
 
 os.environ.update(TRITON_INTERPRET="1", VLLM_USE_V2_MODEL_RUNNER="1")
 
@@ -49,4 +50,28 @@ def _accept_integer_masks() -> None:
     )
 
 
+def _supply_log1p() -> None:
+    """libdevice is a library of device code: the interpreter calls it and gets None. Tests need no more digits."""
+    import triton.language as tl
+    from triton.language.extra import libdevice
+
+    libdevice.log1p = lambda x: tl.log(1.0 + x)
+
+
+def keep_asynchronous_scheduling() -> None:
+    """vLLM's CPU platform switches it off; on GPUs, the runner's home, it is on. Imports vLLM."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    check = CpuPlatform.check_and_update_config.__func__
+
+    def check_and_keep(cls: type[CpuPlatform], vllm_config: Any) -> None:
+        scheduler = vllm_config.scheduler_config
+        asynchronous = scheduler.async_scheduling
+        check(cls, vllm_config)
+        scheduler.async_scheduling = asynchronous
+
+    CpuPlatform.check_and_update_config = classmethod(check_and_keep)
+
+
 _accept_integer_masks()
+_supply_log1p()
