@@ -135,6 +135,23 @@ class TestWithReferenceEngine:
         assert records(as_chat)[0]["text"] == records(as_text)[0]["text"]
         assert records(as_chat)[0]["messages"] == [{"role": "user", "content": "Hello"}]
 
+    def test_temperature(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+        target, draft = tiny_pair
+        shared = ("generate", target, "--engine", "reference", "--max-tokens", 8, "--draft", draft)
+        prompts = ("--prompt", "Hello", "--prompt", "Hello")
+
+        def answers(name: str, *options: Any) -> list[str]:
+            assert run(*shared, *prompts, "--output", tmp_path / name, *options).exit_code == 0
+            return [record["text"] for record in records(tmp_path / name)]
+
+        greedy = answers("greedy")
+        assert greedy[0] == greedy[1]
+        seeded = answers("seeded", "--temperature", 5, "--seed", 3)
+        assert seeded == answers("again", "--temperature", 5, "--seed", 3)
+        assert seeded[0] != greedy[0]
+        free = answers("free", "--temperature", 5)  # equal prompts, different answers
+        assert free[0] != free[1]
+
     def test_draft_with_another_tokenizer(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
         from tiny_models import save_tokenizer
 
@@ -156,7 +173,7 @@ class TestWithReferenceEngine:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (["--temperature", "0.7"], "the reference engine is greedy"),
+            (["--temperature", "0.7", "--top-p", "0.9"], "the reference engine has no top-p; got --top-p 0.9"),
             (["--engine-args", '{"tensor_parallel_size": 2}'], "no option 'tensor_parallel_size'"),
             (["--speculative-config", '{"draft_sample_method": "x"}'], "no option 'draft_sample_method'"),
             (["--speculative-config", '{"method": "ngram"}'], "drafts with pard or draft_model; got 'ngram'"),

@@ -13,22 +13,33 @@ MASK_TOKEN_ID = 10
 NUM_NEW = 30
 
 
-def make_tiny_llama(seed: int, vocab_size: int = VOCAB_SIZE, max_length: int = 128) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=max_length,
-        initializer_range=0.5,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
+def make_tiny_llama(seed: int, vocab_size: int = VOCAB_SIZE, max_length: int = 128, **config: Any) -> LlamaForCausalLM:
+    shape: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": max_length,
+        "initializer_range": 0.5,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+    }
     torch.manual_seed(seed)
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(LlamaConfig(**(shape | config))).eval()
+
+
+def slightly_off(model: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A copy as a draft: sometimes right and sometimes wrong."""
+    draft = LlamaForCausalLM(model.config).eval()
+    draft.load_state_dict(model.state_dict())
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in draft.parameters():
+            weight += 0.03 * torch.randn_like(weight)
+    return draft
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -42,19 +53,18 @@ def tiny_llama() -> Callable[..., LlamaForCausalLM]:
 
 
 @pytest.fixture(scope="session")
+def as_draft() -> Callable[[LlamaForCausalLM], LlamaForCausalLM]:
+    return slightly_off
+
+
+@pytest.fixture(scope="session")
 def target() -> LlamaForCausalLM:
     return make_tiny_llama(seed=0)
 
 
 @pytest.fixture(scope="session")
-def draft() -> LlamaForCausalLM:
-    """The target, slightly off: some drafts are right and some are wrong."""
-    draft = make_tiny_llama(seed=0)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for weight in draft.parameters():
-            weight += 0.03 * torch.randn_like(weight)
-    return draft
+def draft(target: LlamaForCausalLM) -> LlamaForCausalLM:
+    return slightly_off(target)
 
 
 @pytest.fixture(scope="session")
@@ -64,15 +74,21 @@ def prompts() -> list[list[int]]:
     return [torch.randint(0, VOCAB_SIZE, (length,), generator=generator).tolist() for length in lengths]
 
 
+@pytest.fixture
+def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "ar+" without the wait; test_compiled.py compiles."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+
 @pytest.fixture(scope="session")
-def run(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> Callable[..., Generation]:
+def run(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> Callable[..., list[Generation]]:
     """`generate` on the tiny pair, with PARD unless told otherwise."""
 
-    def run(prompt_ids: list[int], **changes: Any) -> Generation:
+    def run(prompts: list[list[int]], **changes: Any) -> list[Generation]:
         request: dict[str, Any] = {
             "target": target,
             "draft": draft,
-            "prompt_ids": prompt_ids,
+            "prompts": prompts,
             "method": "pard",
             "num_speculative_tokens": 4,
             "max_new_tokens": NUM_NEW,
@@ -84,5 +100,5 @@ def run(target: LlamaForCausalLM, draft: LlamaForCausalLM) -> Callable[..., Gene
 
 
 @pytest.fixture(scope="session")
-def plain_outputs(run: Callable[..., Generation], prompts: list[list[int]]) -> list[list[int]]:
-    return [run(prompt, method="ar", draft=None).token_ids for prompt in prompts]
+def plain_outputs(run: Callable[..., list[Generation]], prompts: list[list[int]]) -> list[list[int]]:
+    return [run([prompt], method="ar", draft=None)[0].token_ids for prompt in prompts]

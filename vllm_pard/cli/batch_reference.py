@@ -1,11 +1,11 @@
-"""`vllm-pard generate --engine reference`: greedy, one prompt after the other, on Transformers."""
+"""`vllm-pard generate --engine reference`: one prompt after the other, on Transformers."""
 
+import secrets
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import check_tokenizers, load_config
@@ -14,6 +14,7 @@ from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import prompt_token_ids
 from vllm_pard.reference.engine import Method, generate
+from vllm_pard.reference.models import best_device, eos_token_ids, load_model
 
 METHODS: dict[str, Method] = {"pard": "pard", "draft_model": "vsd"}
 SPECULATIVE_KEYS = {"method", "model", "num_speculative_tokens", "mask_token_id"}
@@ -41,35 +42,38 @@ def reference_events(batch: Batch) -> Events:
             mask_token_id=speculative.get("mask_token_id"),
         )
         check_tokenizers(target_name, checkpoint.path)
-        draft = _load(checkpoint.path, batch.options["dtype"])
+        draft = load_model(checkpoint.path, batch.options["dtype"], best_device())
         drafting = {"num_speculative_tokens": num_speculative_tokens, "mask_token_id": checkpoint.mask_token_id}
         notes = [f"reference engine: {method}, draft {checkpoint.path}, K={num_speculative_tokens}"]
-    target = _load(target_name, batch.options["dtype"])
+    target = load_model(target_name, batch.options["dtype"], best_device())
     yield {"event": "ready", "notes": notes}
     yield from _answer(batch, target, draft, method, drafting)
 
 
 def _answer(batch: Batch, target: Any, draft: Any, method: Method, drafting: dict[str, Any]) -> Events:
     tokenizer = AutoTokenizer.from_pretrained(batch.options["model"])
-    eos_token_ids = _eos_token_ids(target)
+    end_ids = eos_token_ids(target)
     stats = AcceptanceStats()
     started = time.perf_counter()
+    seed = batch.sampling["seed"]
     for prompt in batch.prompts:
         try:
-            generation = generate(
+            [generation] = generate(
                 target,
                 draft,
-                prompt_token_ids(tokenizer, prompt.text, prompt.messages),
+                [prompt_token_ids(tokenizer, prompt.text, prompt.messages)],
                 method=method,
                 max_new_tokens=batch.sampling["max_tokens"],
-                eos_token_ids=eos_token_ids,
+                temperature=batch.sampling["temperature"],
+                seed=secrets.randbits(32) if seed is None else seed,
+                eos_token_ids=end_ids,
                 **drafting,
             )
         except ValueError as error:  # no room for it, or a chat without a chat template
             yield {"event": "refused", "id": prompt.id, "message": str(error)}
             continue
         stats += generation.stats
-        stopped = generation.token_ids[-1] in eos_token_ids
+        stopped = generation.token_ids[-1] in end_ids
         yield {
             "event": "finished",
             "id": prompt.id,
@@ -81,8 +85,11 @@ def _answer(batch: Batch, target: Any, draft: Any, method: Method, drafting: dic
 
 
 def _check_options(batch: Batch) -> None:
-    if batch.sampling["temperature"] > 0:
-        raise ReferenceEngineError("the reference engine is greedy; leave --temperature out, or use --engine vllm")
+    if batch.sampling["top_p"] != 1:
+        raise ReferenceEngineError(
+            f"the reference engine has no top-p; got --top-p {batch.sampling['top_p']}: leave it out, or use "
+            "--engine vllm"
+        )
     unknown = [*(batch.options.keys() - {"model", "dtype"}), *((batch.speculative or {}).keys() - SPECULATIVE_KEYS)]
     if unknown:
         raise ReferenceEngineError(f"the reference engine has no option {unknown[0]!r}; use --engine vllm")
@@ -90,15 +97,3 @@ def _check_options(batch: Batch) -> None:
         raise ReferenceEngineError(
             f"the reference engine drafts with {' or '.join(METHODS)}; got {batch.speculative['method']!r}"
         )
-
-
-def _load(model: str, dtype: str) -> Any:
-    return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
-
-
-def _eos_token_ids(target: Any) -> Sequence[int]:
-    """From the generation config, where a model may name several."""
-    eos = target.generation_config.eos_token_id
-    if eos is None:
-        return ()
-    return tuple(eos) if isinstance(eos, list) else (eos,)

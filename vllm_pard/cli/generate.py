@@ -35,7 +35,7 @@ def generate(
     no_pard: bool = typer.Option(False, "--no-pard", help="Plain decoding, to compare."),
     speculative_config: str | None = typer.Option(None, metavar="JSON", help="More keys of the speculative config."),
     engine_args: str | None = typer.Option(None, metavar="JSON", help="More arguments of vLLM's LLM class."),
-    engine: Engine = typer.Option(Engine.vllm, help="vLLM, or the readable engine on Transformers (greedy, slow)."),
+    engine: Engine = typer.Option(Engine.vllm, help="vLLM, or the readable engine on Transformers (slow)."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     max_tokens: int = typer.Option(256, min=1, help="Longest answer, in tokens."),
     temperature: float = typer.Option(0.0, min=0.0, help="0 is greedy."),

@@ -1,46 +1,135 @@
-"""A Transformers model together with its K/V cache."""
+"""A Transformers model with a K/V cache in which the slot of a token is its position.
 
-# T rows of one forward · V vocabulary
+Nothing is ever rolled back. A row sees the slots up to its own position, and a forward writes before it reads: what
+rejected tokens and mask tokens leave behind lies past the newest token, and is written over before any row sees it.
 
-from collections.abc import Sequence
+B requests · T rows of one forward · S positions · N slots, more than S · H heads · D width of a head · V vocabulary
+"""
+
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, StaticLayer
+
+from vllm_pard.reference.requests import GenerationError
+
+# SDPA copies a mask whose rows are not aligned into one whose rows are, at every call.
+SLOT_MULTIPLE = 8
+
+
+class SlotLayer(StaticLayer):
+    """Keys and values of one layer, both [B, H, N, D]."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Write rows [B, H, T, D] to slots [B, T]; return all slots."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        requests = torch.arange(slots.shape[0], device=slots.device)[:, None]  # [B, 1]
+        self.keys[requests, :, slots] = key_states.transpose(1, 2)
+        self.values[requests, :, slots] = value_states.transpose(1, 2)
+        return self.keys, self.values
+
+
+class SlotCache(Cache):
+    """A SlotLayer for each layer. `slots` [B, T] is set before each forward."""
+
+    def __init__(self, num_layers: int, num_slots: int) -> None:
+        super().__init__(layers=[SlotLayer(max_cache_len=num_slots) for _ in range(num_layers)])
+        self.num_slots = num_slots
+        self.slots: Tensor | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        return self.layers[layer_idx].update(key_states, value_states, self.slots)
 
 
 class CachedModel:
-    """Holds the keys and values of the first `num_cached` tokens of one sequence."""
+    """Runs tokens at given positions and keeps their keys and values."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, max_length: int, compiled: bool) -> None:
         config: Any = model.config.get_text_config(decoder=True)
+        check_attention(model)
         self.model = model
         self.vocab_size: int = config.vocab_size
-        self.max_length: int = config.max_position_embeddings
-        # Without a config every layer keeps all tokens, so that rows can be rolled back. Sliding windows stay right:
-        # they are in the attention mask.
-        self._cache = DynamicCache()
+        self.context: int = config.max_position_embeddings
+        self.max_length = min(max_length, self.context)
+        self._windows = attention_windows(config)
+        num_slots = -(-(self.max_length + 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+        self.cache = SlotCache(config.num_hidden_layers, num_slots)
+        self._compiled_forward = compile_forward(self.forward, model.device) if compiled else None
 
-    @property
-    def num_cached(self) -> int:
-        return int(self._cache.get_seq_length())
+    def step(self, token_ids: Tensor, positions: Tensor, *, num_logits: int) -> Tensor:
+        """`forward`, for shapes that come up in every step: compiled, if the engine is."""
+        if self._compiled_forward is None:
+            return self.forward(token_ids, positions, num_logits=num_logits)
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        logits: Tensor = self._compiled_forward(token_ids, positions, num_logits=num_logits)
+        return logits.clone()  # the next replay of a CUDA graph writes to the same memory
 
-    def forward(self, token_ids: Sequence[int], *, num_logits: int) -> Tensor:
-        """Run `token_ids` after the cached tokens; the logits of the last `num_logits` rows. [num_logits, V]"""
-        # Qwen2.5 pads its vocabulary to 151936 or 152064 rows by model size. An id that this model has no row for is
-        # replaced: in a draft that costs acceptance, never correctness.
-        known_ids = [min(token_id, self.vocab_size - 1) for token_id in token_ids]
-        input_ids = torch.tensor([known_ids], device=self.model.device)  # [1, T]
-        output = self.model(input_ids, past_key_values=self._cache, use_cache=True, logits_to_keep=num_logits)
-        logits: Tensor = output.logits[0]
+    def forward(self, token_ids: Tensor, positions: Tensor, *, num_logits: int) -> Tensor:
+        """Run token_ids [B, T] at positions [B, T]; the logits of the last `num_logits` rows. [B, num_logits, V]
+
+        A row at a negative position, or past the end, is nowhere: its logits mean nothing, and no row ever sees it.
+        """
+        is_somewhere = (positions >= 0) & (positions < self.max_length)  # [B, T]
+        self.cache.slots = torch.where(is_somewhere, positions, self.max_length)
+        # Position 0: some rotary embeddings change with the largest position of a forward.
+        positions = torch.where(is_somewhere, positions, 0)
+        output = self.model(
+            # Qwen2.5 pads its vocabulary to 151936 or 152064 rows by model size. An id that this model has no row for
+            # is replaced: in a draft that costs acceptance, never correctness.
+            input_ids=token_ids.clamp(max=self.vocab_size - 1),
+            position_ids=positions,
+            attention_mask=self._attention_mask(positions),
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=num_logits,
+        )
+        self.cache.slots = None  # memory of a CUDA graph must not be held from one replay to the next
+        logits: Tensor = output.logits
         return logits
 
-    def roll_back(self, num_rows: int) -> None:
-        """Forget the last `num_rows` rows."""
-        if num_rows > 0:
-            self._cache.crop(-num_rows)
+    def _attention_mask(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
+        """What is added to the scores, by kind of layer. [B, 1, T, N]"""
+        slots = torch.arange(self.cache.num_slots, device=positions.device)  # [N]
+        rows = positions[:, None, :, None]  # [B, 1, T, 1]
+        masks = {}
+        for kind, window in self._windows.items():
+            is_hidden = slots > rows if window is None else (slots > rows) | (slots <= rows - window)
+            zeros = torch.zeros(is_hidden.shape, dtype=self.model.dtype, device=positions.device)
+            masks[kind] = zeros.masked_fill(is_hidden, float("-inf"))
+        # Only a model that mixes kinds of layers takes one mask for each.
+        return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def truncate(self, length: int) -> None:
-        """Forget every row past `length`; a shorter cache stays as it is."""
-        self.roll_back(self.num_cached - length)
+
+def compile_forward(forward: Any, device: torch.device) -> Any:
+    """Fixed shapes, and on a GPU a CUDA graph for each."""
+    # Dynamo counts the shapes of all engines together, and gives up after 8.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    mode = "reduce-overhead" if device.type == "cuda" else None
+    return torch.compile(forward, fullgraph=True, dynamic=False, mode=mode)
+
+
+def attention_windows(config: Any) -> dict[str, int | None]:
+    """The kinds of attention in a model, under Transformers' names, each with its window."""
+    window: int | None = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        kinds = ["full_attention" if window is None else "sliding_attention"]
+    windows = {"full_attention": None, "sliding_attention": window}
+    if unknown := set(kinds) - set(windows):
+        raise GenerationError(
+            f"the reference engine runs {' and '.join(windows)}; this model ({config.model_type}) has "
+            f"{min(unknown)}, which needs another cache"
+        )
+    return {kind: windows[kind] for kind in windows if kind in kinds}
+
+
+def check_attention(model: PreTrainedModel) -> None:
+    attention = model.config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise GenerationError(
+            "the reference engine needs an attention that takes any mask; load the model with "
+            f"attn_implementation='sdpa'; got {attention!r}"
+        )

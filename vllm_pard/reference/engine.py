@@ -1,198 +1,198 @@
-"""Greedy decoding in three ways: plain (AR), with an autoregressive draft (VSD), with a parallel draft (PARD).
+"""Decoding with a parallel draft (PARD, arXiv 2504.18583), an autoregressive draft (VSD), or plain (AR+, AR).
 
-One request, clear before fast: what a step of PARD (arXiv 2504.18583) is, and the oracle for the vLLM plugin.
-The target alone decides the tokens, so all three ways give the same ones.
+Clear before fast: what PARD is, and the oracle for the vLLM plugin. A step:
+
+    draft   one forward of the draft, over the newest tokens and K - 1 mask tokens, guesses K tokens
+    score   one forward of the target, over the newest token and the K guesses, says what comes after each
+    verify  guesses count as far as they agree with the target, and the target adds one bonus token
+    commit  these tokens are kept
+
+The target alone decides: greedy, all methods give the same tokens; sampled, all draw from the same distribution. The
+shapes of a step never change, so that it can be compiled and replayed as a CUDA graph.
+
+B requests · K draft tokens · L tokens of the longest prompt · V vocabulary of the target
 """
 
-# K draft tokens · V vocabulary
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.reference.cache import CachedModel
+from vllm_pard.reference.drafters import Drafts, Method, check_method, make_drafter
+from vllm_pard.reference.plain import plain_answers
+from vllm_pard.reference.requests import Generation, GenerationError, Prompts, Requests, check_call
+from vllm_pard.reference.sampling import Sampler
 
-Method = Literal["ar", "vsd", "pard"]
-# tokens so far, number of draft tokens -> draft tokens
-Drafter = Callable[[Sequence[int], int], list[int]]
-
-
-class GenerationError(PardError):
-    """The request can't be generated."""
+__all__ = ["Generation", "GenerationError", "Method", "ReferenceEngine", "generate"]
 
 
-@dataclass(frozen=True)
-class Generation:
-    """New tokens, and how the drafts did."""
+class ReferenceEngine:
+    """A target, its draft and their caches, for `batch_size` requests at a time of up to `max_length` tokens each.
 
-    token_ids: list[int]
-    stats: AcceptanceStats
+    "ar" is the `generate` of Transformers. "ar+" is this engine without a draft, always compiled; `compiled` does the
+    same for "vsd" and "pard". Repeated calls compile once.
+    """
+
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        draft: PreTrainedModel | None = None,
+        *,
+        method: Method,
+        num_speculative_tokens: int = 0,
+        mask_token_id: int | None = None,
+        batch_size: int = 1,
+        max_length: int,
+        compiled: bool = False,
+    ) -> None:
+        check_method(
+            method, has_draft=draft is not None, num_speculative_tokens=num_speculative_tokens, compiled=compiled
+        )
+        if method in ("ar", "ar+"):
+            draft, num_speculative_tokens = None, 0
+        compiled = compiled or method == "ar+"
+        num_positions = max_length + num_speculative_tokens  # the last step may draft past the end of an answer
+        self.target = CachedModel(target, max_length=num_positions, compiled=compiled)
+        self.draft = None if draft is None else CachedModel(draft, max_length=num_positions, compiled=compiled)
+        self.method, self.num_speculative_tokens = method, num_speculative_tokens
+        self.batch_size, self.max_length = batch_size, max_length
+        self._draft_tokens = make_drafter(
+            self.draft,
+            method=method,
+            num_speculative_tokens=num_speculative_tokens,
+            mask_token_id=mask_token_id,
+            vocab_size=self.target.vocab_size,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Prompts,
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        seed: int = 0,
+        eos_token_ids: Sequence[int] = (),
+    ) -> list[Generation]:
+        """Continue each prompt by up to `max_new_tokens`, up to and with the first end-of-sequence token."""
+        check_call(
+            prompts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            max_length=self.max_length,
+            context=self.target.context,
+            vocab_size=self.target.vocab_size,
+        )
+        device = self.target.model.device
+        generations: list[Generation] = []
+        for start in range(0, len(prompts), self.batch_size):
+            batch = prompts[start : start + self.batch_size]
+            # Another seed for each batch: equal prompts are to get different answers.
+            sampler = Sampler(temperature=temperature, seed=seed + start, device=device)
+            if self.method == "ar":
+                answers = plain_answers(self.target.model, batch, max_new_tokens, eos_token_ids, sampler)
+                generations += [Generation(token_ids, AcceptanceStats()) for token_ids in answers]
+                continue
+            requests = Requests(
+                batch,
+                batch_size=self.batch_size,
+                max_length=self.max_length,
+                max_new_tokens=max_new_tokens,
+                eos_token_ids=eos_token_ids,
+                device=device,
+            )
+            self._answer(requests, sampler)
+            generations += requests.generations()
+        return generations
+
+    def _answer(self, requests: Requests, sampler: Sampler) -> None:
+        models = [self.target] if self.draft is None else [self.target, self.draft]
+        # Past the context of either model there is no position for a draft token: plain steps from there.
+        max_length = min(model.max_length for model in models)
+        prefill(models, requests)
+        while not requests.finished.all():
+            num_draft_tokens = (max_length - requests.lengths).clamp(0, self.num_speculative_tokens)  # [B]
+            drafts = self._draft_tokens(requests, sampler)
+            logits = score(self.target, requests, drafts.token_ids)  # [B, K + 1, V]
+            num_accepted, bonus_ids = verify(drafts, num_draft_tokens, sampler.probs(logits), sampler)  # [B], [B]
+            requests.count(num_draft_tokens, num_accepted)
+            commit(requests, drafts.token_ids, num_accepted, bonus_ids)
 
 
-@torch.inference_mode()
 def generate(
     target: PreTrainedModel,
     draft: PreTrainedModel | None,
-    prompt_ids: list[int],
+    prompts: Prompts,
     *,
     method: Method,
     num_speculative_tokens: int,
     max_new_tokens: int,
     mask_token_id: int | None = None,
+    temperature: float = 0.0,
+    seed: int = 0,
     eos_token_ids: Sequence[int] = (),
-) -> Generation:
-    """Continue `prompt_ids` with the target's most likely tokens, up to and with the first end-of-sequence token."""
-    cached_target = CachedModel(target)
-    cached_draft = None if draft is None or method == "ar" else CachedModel(draft)
-    check_request(cached_target, prompt_ids, max_new_tokens)
-    draft_tokens = make_drafter(
-        cached_draft,
+) -> list[Generation]:
+    """One call of a ReferenceEngine that takes these prompts in one batch."""
+    engine = ReferenceEngine(
+        target,
+        draft,
         method=method,
         num_speculative_tokens=num_speculative_tokens,
         mask_token_id=mask_token_id,
-        vocab_size=cached_target.vocab_size,
+        batch_size=max(1, len(prompts)),
+        max_length=max(map(len, prompts), default=0) + max_new_tokens,
     )
-    cached = [cached_target] if cached_draft is None else [cached_target, cached_draft]
-    max_length = min(model.max_length for model in cached)
-
-    tokens = list(prompt_ids)
-    stats = AcceptanceStats()
-    prefill(cached, tokens)
-    while (end := find_end(tokens, len(prompt_ids), max_new_tokens, eos_token_ids)) is None:
-        # Past the context of either model there is no position for a draft token: plain steps from there.
-        num_draft_tokens = min(num_speculative_tokens, max_length - len(tokens))
-        draft_ids = draft_tokens(tokens, num_draft_tokens) if num_draft_tokens > 0 else []
-        target_logits = score(cached_target, tokens, draft_ids)
-        num_accepted, bonus_id = verify(draft_ids, target_logits)
-        tokens = commit(cached, tokens, [*draft_ids[:num_accepted], bonus_id])
-        if draft_ids:
-            stats += AcceptanceStats.of_draft(len(draft_ids), num_accepted)
-    return Generation(tokens[len(prompt_ids) : end], stats)
-
-
-def prefill(models: Sequence[CachedModel], prompt_ids: Sequence[int]) -> None:
-    """Cache the whole prompt but its newest token, which the first step reads.
-
-    A draft whose context is shorter than the prompt stays empty; it will not be asked.
-    """
-    for model in models:
-        if 1 < len(prompt_ids) <= model.max_length:
-            model.forward(prompt_ids[:-1], num_logits=1)
-
-
-def make_drafter(
-    draft: CachedModel | None,
-    *,
-    method: Method,
-    num_speculative_tokens: int,
-    mask_token_id: int | None,
-    vocab_size: int,
-) -> Drafter:
-    """Check what `method` needs, and bind it: the one place to add another way of drafting."""
-    if method not in get_args(Method):
-        raise GenerationError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
-    if method == "ar":
-        return lambda tokens, num_draft_tokens: []
-    if draft is None:
-        raise GenerationError(f"method {method!r} needs a draft model, and none was given")
-    if num_speculative_tokens < 1:
-        raise GenerationError(f"num_speculative_tokens must be 1 or more; got {num_speculative_tokens}")
-    if method == "vsd":
-        return lambda tokens, num_draft_tokens: draft_one_by_one(draft, tokens, num_draft_tokens, vocab_size)
-    if mask_token_id is None or not 0 <= mask_token_id < draft.vocab_size:
-        raise GenerationError(
-            f"method 'pard' needs a mask_token_id from 0 to {draft.vocab_size - 1}; got {mask_token_id!r}: "
-            'it is "pard_token" in the config.json of the draft'
-        )
-    return lambda tokens, num_draft_tokens: draft_in_parallel(
-        draft, tokens, num_draft_tokens, mask_token_id, vocab_size
+    return engine.generate(
+        prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, eos_token_ids=eos_token_ids
     )
 
 
-def draft_in_parallel(
-    draft: CachedModel, tokens: Sequence[int], num_draft_tokens: int, mask_token_id: int, vocab_size: int
-) -> list[int]:
-    """PARD: all K draft tokens in one forward."""
-    logits = parallel_logits(draft, tokens, num_draft_tokens, mask_token_id)  # [K, V]
-    return most_likely(logits[:, :vocab_size])
-
-
-def parallel_logits(draft: CachedModel, tokens: Sequence[int], num_draft_tokens: int, mask_token_id: int) -> Tensor:
-    """One forward over the kept tokens that the draft has not seen, then K - 1 mask tokens. [K, V]
-
-    The row of the newest kept token gives the first draft token, each mask token's row one more. The keys and values
-    of mask tokens are never those of the token that takes the place, so they always go, accepted or not.
-    """
-    num_masks = num_draft_tokens - 1
-    pending = tokens[draft.num_cached :]
-    logits = draft.forward([*pending, *[mask_token_id] * num_masks], num_logits=num_draft_tokens)
-    draft.roll_back(num_masks)
-    return logits
-
-
-def draft_one_by_one(draft: CachedModel, tokens: Sequence[int], num_draft_tokens: int, vocab_size: int) -> list[int]:
-    """VSD: K forwards, each with the token of the one before."""
-    draft_ids: list[int] = []
-    for _ in range(num_draft_tokens):
-        pending = [*tokens, *draft_ids][draft.num_cached :]
-        logits = draft.forward(pending, num_logits=1)  # [1, V]
-        draft_ids += most_likely(logits[:, :vocab_size])
-    return draft_ids
-
-
-def score(target: CachedModel, tokens: Sequence[int], draft_ids: Sequence[int]) -> Tensor:
-    """One target forward over the newest token and the draft tokens. [K + 1, V]"""
-    pending = tokens[target.num_cached :]
-    return target.forward([*pending, *draft_ids], num_logits=len(draft_ids) + 1)
-
-
-def verify(draft_ids: Sequence[int], target_logits: Tensor) -> tuple[int, int]:
-    """How many draft tokens are the target's own choice, and the bonus token that follows them."""
-    target_ids = most_likely(target_logits)
-    num_accepted = 0
-    while num_accepted < len(draft_ids) and draft_ids[num_accepted] == target_ids[num_accepted]:
-        num_accepted += 1
-    return num_accepted, target_ids[num_accepted]
-
-
-def commit(models: Sequence[CachedModel], tokens: list[int], kept_ids: Sequence[int]) -> list[int]:
-    """Append the kept tokens and forget the rows of rejected ones; nobody has read the bonus token yet."""
-    tokens = [*tokens, *kept_ids]
+def prefill(models: Sequence[CachedModel], requests: Requests) -> None:
+    """Read the prompts. What stands behind a shorter one is written over, as rejected tokens are."""
+    positions = torch.arange(int(requests.lengths.max()), device=requests.lengths.device)  # [L]
+    positions = positions.expand(len(requests.lengths), -1)  # [B, L]
     for model in models:
-        model.truncate(len(tokens) - 1)
-    return tokens
+        model.forward(requests.at(positions), positions, num_logits=1)
 
 
-def find_end(tokens: Sequence[int], num_prompt: int, max_new_tokens: int, eos_token_ids: Sequence[int]) -> int | None:
-    """Where the output ends in `tokens`, or None while it goes on. Kept tokens past an end-of-sequence are cut."""
-    limit = num_prompt + max_new_tokens
-    for i, token_id in enumerate(tokens[num_prompt:limit], start=num_prompt):
-        if token_id in eos_token_ids:
-            return i + 1
-    return limit if len(tokens) >= limit else None
+def score(target: CachedModel, requests: Requests, draft_ids: Tensor) -> Tensor:
+    """One target forward over the newest token and the draft tokens. [B, K + 1, V]"""
+    newest = requests.lengths[:, None] - 1  # [B, 1]
+    token_ids = torch.cat([requests.at(newest), draft_ids], dim=1)  # [B, K + 1]
+    index = torch.arange(token_ids.shape[1], device=token_ids.device)  # [K + 1]
+    return target.step(token_ids, newest + index, num_logits=len(index))
 
 
-def most_likely(logits: Tensor) -> list[int]:
-    """[T, V] -> T token ids"""
-    token_ids: list[int] = logits.argmax(dim=-1).tolist()
-    return token_ids
+def verify(drafts: Drafts, num_draft_tokens: Tensor, target_probs: Tensor, sampler: Sampler) -> tuple[Tensor, Tensor]:
+    """How many draft tokens to keep, and the bonus token that follows them. [B], [B]
+
+    Rejection sampling: whatever the draft's distribution, what is kept has the target's (arXiv 2211.17192, 2302.01318).
+    Greedy distributions are one token each: a draft token stays if it is the target's. Of a draft, num_draft_tokens
+    [B] count; target_probs is [B, K + 1, V].
+    """
+    index = torch.arange(target_probs.shape[1], device=target_probs.device)  # [K + 1]
+    is_drafted = index < num_draft_tokens[:, None]  # [B, K + 1]
+    chosen = drafts.token_ids[:, :, None]  # [B, K, 1]
+    ratio = (target_probs[:, :-1].gather(2, chosen) / drafts.probs.gather(2, chosen))[:, :, 0]  # [B, K]
+    is_accepted = is_drafted[:, :-1] & (sampler.uniform(like=ratio) < ratio)
+    num_accepted = is_accepted.int().cumprod(dim=1).sum(dim=1)  # [B]
+
+    # After a rejected token, the bonus token makes up for it: it comes from what the target has more of than the draft.
+    # After the whole draft, it comes from all that the target has.
+    draft_probs = F.pad(drafts.probs, (0, 0, 0, 1)) * is_drafted[:, :, None]  # [B, K + 1, V]
+    row = num_accepted[:, None, None].expand(-1, 1, target_probs.shape[2])  # [B, 1, V]
+    target_row, draft_row = target_probs.gather(1, row)[:, 0], draft_probs.gather(1, row)[:, 0]  # [B, V]
+    surplus = (target_row - draft_row).clamp(min=0)
+    # Where the two are equal but for rounding, nothing may be left.
+    surplus = torch.where(surplus.sum(dim=1, keepdim=True) > 0, surplus, target_row)
+    return num_accepted, sampler.sample(surplus)
 
 
-def check_request(target: CachedModel, prompt_ids: Sequence[int], max_new_tokens: int) -> None:
-    if not prompt_ids:
-        raise GenerationError("a prompt needs at least one token; got none")
-    if not all(0 <= token_id < target.vocab_size for token_id in prompt_ids):
-        raise GenerationError(f"prompt token ids must be from 0 to {target.vocab_size - 1}")
-    if max_new_tokens < 1:
-        raise GenerationError(f"max_new_tokens must be 1 or more; got {max_new_tokens}")
-    if len(prompt_ids) + max_new_tokens > target.max_length:
-        raise GenerationError(
-            f"the target has room for {target.max_length} tokens; {len(prompt_ids)} prompt tokens and "
-            f"{max_new_tokens} new ones are more: shorten the prompt or lower max_new_tokens"
-        )
+def commit(requests: Requests, draft_ids: Tensor, num_accepted: Tensor, bonus_ids: Tensor) -> None:
+    """Append the accepted tokens and the bonus token. The caches need nothing: see cache.py."""
+    kept_ids = F.pad(draft_ids, (0, 1)).scatter(1, num_accepted[:, None], bonus_ids[:, None])  # [B, K + 1]
+    requests.append(kept_ids, num_accepted + 1)
