@@ -16,12 +16,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "triton", "vllm", "transformers"}
-SUBPACKAGES = {"cli", "demo", "drafting", "reference", "serving", "training"}
+SUBPACKAGES = {"bench", "cli", "demo", "drafting", "reference", "serving", "training"}
 LOWER = {"drafting", "pard_kernels", "top"}
 
-# cli -> {serving, reference, training} -> drafting -> pard_kernels; of third parties only the heavy ones are ruled.
+# cli -> bench -> {serving, reference, training} -> drafting -> pard_kernels.
+# Of third parties only the heavy ones are ruled.
 MAY_IMPORT = {
-    "cli": {"demo", "reference", "serving", "training", "torch", "transformers", "vllm"} | LOWER,
+    "bench": {"demo", "reference", "torch", "transformers", "vllm"} | LOWER,
+    "cli": {"bench", "demo", "reference", "serving", "training", "torch", "transformers", "vllm"} | LOWER,
     "serving": {"torch", "vllm"} | LOWER,
     "reference": {"torch", "transformers"} | LOWER,
     "training": {"torch", "transformers"} | LOWER,
@@ -30,9 +32,9 @@ MAY_IMPORT = {
     "top": {"demo", "transformers"},
     "demo": {"top"},
 }
-# The command's own processes; every other part of the command line talks to them through pipes.
-MAY_START_VLLM = {"vllm_pard.cli.engine_process"}
-COMMANDS = ("", "demo", "generate", "doctor", "patches")
+# The command's own processes, to which every other part of the command line talks; and vLLM's benchmark client.
+MAY_START_VLLM = {"vllm_pard.cli.engine_process", "vllm_pard.bench.load"}
+COMMANDS = ("", "bench", "demo", "generate", "doctor", "patches")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 299, 49
 
 
@@ -107,7 +109,7 @@ def test_top_level_modules_import_nothing_heavy_at_once() -> None:
 
 
 def test_the_command_line_leaves_vllm_to_the_engine_process() -> None:
-    wanted = [i for i in IMPORTS if layer(i.importer) == "cli" and layer(i.imported) == "vllm"]
+    wanted = [i for i in IMPORTS if layer(i.importer) in ("bench", "cli") and layer(i.imported) == "vllm"]
     assert {found.importer for found in wanted} <= MAY_START_VLLM
     assert all(found.late for found in wanted)
 

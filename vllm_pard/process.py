@@ -28,12 +28,13 @@ class ProcessError(PardError):
 class LoggedProcess:
     """Starts at once, logs to a file, and is stopped with all its children when the context ends.
 
-    The log goes when the process ends well; after a `ProcessError` it stays, because the error quotes it.
+    Its stdin closes when we end, however that comes: it has to notice. With `answers`, its stdout is not logged but
+    piped to us. The log goes when the process ends well; after a `ProcessError`, which quotes it, it stays.
     """
 
     title: ClassVar[str] = "process"
 
-    def __init__(self, command: tuple[str, ...], *, environment: dict[str, str], verbose: bool, piped: bool) -> None:
+    def __init__(self, command: tuple[str, ...], *, environment: dict[str, str], verbose: bool, answers: bool) -> None:
         self._log_path: Path | None = None
         if not verbose:
             handle, name = tempfile.mkstemp(prefix="vllm-pard-", suffix=".log")
@@ -43,8 +44,8 @@ class LoggedProcess:
             output = None if verbose else log
             self._process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE if piped else subprocess.DEVNULL,
-                stdout=subprocess.PIPE if piped else output,
+                stdin=subprocess.PIPE,  # its end tells the process that ours has ended
+                stdout=subprocess.PIPE if answers else output,
                 stderr=output,
                 text=True,
                 encoding="utf-8",

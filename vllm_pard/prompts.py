@@ -62,11 +62,17 @@ def read_prompts(path: Path) -> list[Prompt]:
     return [Prompt(id=f"line-{number}", text=line.rstrip("\r")) for number, line in numbered]
 
 
-def prompt_token_ids(tokenizer: Any, text: str | None, messages: list[dict[str, str]] | None) -> list[int]:
-    """A chat ends where the assistant begins; a text gets the tokenizer's usual special tokens."""
+def prompt_token_ids(
+    tokenizer: Any, text: str | None, messages: list[dict[str, str]] | None, **template_options: Any
+) -> list[int]:
+    """A chat ends where the assistant begins; a text gets the tokenizer's usual special tokens.
+
+    `template_options` are for the chat template, e.g. `enable_thinking`; a template ignores what it does not know.
+    """
     if messages is None:
         return list(tokenizer(text).input_ids)
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+    options = {"add_generation_prompt": True, "return_dict": False} | template_options
+    return list(tokenizer.apply_chat_template(messages, **options))
 
 
 def _parse_line(path: Path, number: int, line: str) -> Prompt:

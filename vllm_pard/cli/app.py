@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from vllm_pard.cli.bench import bench
 from vllm_pard.cli.demo import demo
 from vllm_pard.cli.doctor import doctor
 from vllm_pard.cli.generate import generate
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(generate)
+app.command()(bench)
 app.command()(doctor)
 app.command()(patches)
 

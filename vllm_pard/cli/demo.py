@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from enum import Enum
-from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from vllm_pard.cli.engine_client import PARD_LOG_LINE
+from vllm_pard.bench.prompt_sets import demo_prompts
 from vllm_pard.errors import PardError
+from vllm_pard.process import PARD_LOG_LINE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from vllm_pard.cli.demo_report import Measurement
 
 PLAIN, PARD = "plain", "PARD"
-SPLITS = ("word_problems", "code")
 MAX_MODEL_LEN = 512
 # The pair is small: a gigabyte holds every K/V block, one process an engine saves seconds of start-up, and two threads
 # are enough. With threads for all cores, 3 to 7 tokens/s were seen instead of 100 while another program ran beside it:
@@ -115,18 +114,6 @@ def run_in_turns(
                 with console.status(f"Measuring {name}, run {run + 1} of {runs} ..."):
                     measurements[name].append(measure(engine.generate(prompts, sampling)))
     return conditions[PARD], measurements
-
-
-def demo_prompts(num_prompts: int) -> list[dict[str, Any]]:
-    """Held-out questions, the splits in turn."""
-    from vllm_pard.demo import prompts
-
-    in_turn = chain.from_iterable(zip_longest(*(prompts(split) for split in SPLITS)))
-    samples = islice((sample for sample in in_turn if sample), num_prompts)
-    return [
-        {"id": str(number), "text": sample["prompt"], "messages": None, "question": sample["question"]}
-        for number, sample in enumerate(samples, start=1)
-    ]
 
 
 def demo_engine(name: str, dtype: Dtype, batch_size: int, num_speculative_tokens: int) -> dict[str, Any]:

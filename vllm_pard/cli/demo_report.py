@@ -1,12 +1,8 @@
 """What the demo measured, as a table and as a file."""
 
 import json
-import os
-import platform
-import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vllm_pard import __version__
+from vllm_pard.bench.conditions import conditions
 from vllm_pard.files import write_whole
 from vllm_pard.metrics import AcceptanceStats
 
@@ -93,16 +89,7 @@ def write_report(
     """The numbers with their conditions; ratios can be taken again from the counts."""
     stats = total_stats(pard)
     report = {
-        "conditions": {
-            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "options": options,
-            "engine": engine,
-            "vllm_pard": __version__,
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "num_cpus": os.cpu_count(),
-        },
+        "conditions": conditions() | {"options": options, "engine": engine},
         "plain": {"tokens_per_second": median_speed(plain), "runs": [_row(run) for run in plain]},
         "pard": {"tokens_per_second": median_speed(pard), "runs": [_row(run) for run in pard]},
         "speed_up": median_speed(pard) / median_speed(plain),

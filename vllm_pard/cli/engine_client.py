@@ -17,7 +17,7 @@ class EngineProcess(LoggedProcess):
     title = "engine process"
 
     def __init__(self, options: dict[str, Any], *, environment: dict[str, str] | None = None, verbose: bool = False):
-        super().__init__(WORKER, environment=default_environment() | (environment or {}), verbose=verbose, piped=True)
+        super().__init__(WORKER, environment=default_environment() | (environment or {}), verbose=verbose, answers=True)
         self._send({"op": "start", "options": options})
 
     def __enter__(self) -> "EngineProcess":

@@ -1,0 +1,70 @@
+"""vLLM's own benchmark client against a server that is not one."""
+
+import pytest
+from transformers import AutoTokenizer
+
+from vllm_pard.bench.load import Request, Sampling, measure_server
+from vllm_pard.bench.measurement import Cell, Measurement
+from vllm_pard.bench.server import Server
+from vllm_pard.demo import demo_path
+from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.process import ProcessError
+
+pytest.importorskip("vllm")
+pytestmark = pytest.mark.usefixtures("fake_server")
+
+SAMPLING = Sampling(max_tokens=6)
+
+
+def measure(model: str, requests: list[Request], concurrency: int = 2) -> Measurement:
+    tokenizer = AutoTokenizer.from_pretrained(demo_path("target"))
+    with Server(model, {}) as server:
+        server.wait_until_ready()
+        return measure_server(server, tokenizer, requests, SAMPLING, concurrency)
+
+
+def test_counts_tokens_and_times(requests: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
+    run = measure("fine", requests)
+    assert (run.num_requests, run.num_tokens) == (4, 24)
+    assert run.tokens_per_second == 24 / run.seconds
+    assert run.ttft_p99_ms is not None
+    assert run.ttft_p50_ms is not None
+    assert 0 < run.ttft_p50_ms <= run.ttft_p99_ms
+    assert run.stats == AcceptanceStats()
+    assert capsys.readouterr().out == ""  # vLLM's table is not ours
+
+
+def test_acceptance_is_that_of_the_run(requests: list[Request]) -> None:
+    stats = measure("speculates", requests).stats
+    assert stats == AcceptanceStats(
+        num_drafts=8, num_draft_tokens=32, num_accepted_tokens=16, accepted_per_position=(8, 8, 0, 0)
+    )  # fmt: skip
+    assert stats.mean_acceptance_length == 3
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("crash-in-the-middle", r"the server ended with exit code 3; (?s:.*)the last words"),
+        ("refuses", "the server did not answer: 4 of 4 requests failed: Bad Request"),
+    ],
+)
+def test_failed_requests_are_no_result(model: str, message: str, requests: list[Request]) -> None:
+    with pytest.raises(ProcessError, match=message):
+        measure(model, requests, concurrency=1)
+
+
+def test_medians_and_spread() -> None:
+    runs = [
+        Measurement(num_requests=1, num_tokens=100, seconds=seconds, itl_p50_ms=10 * seconds, tpot_p50_ms=4.0)
+        for seconds in (1.0, 2.0, 4.0)
+    ]
+    cell = Cell(label="pard", concurrency=2, runs=runs)
+    assert cell.tokens_per_second == 50
+    assert cell.spread == (25, 100)
+    assert cell.median_of("itl_p50_ms") == 20
+    assert cell.median_of("ttft_p50_ms") is None
+    assert cell.tokens_per_second_per_user == 250
+    record = cell.as_record()
+    assert record["step_ms"] == 20
+    assert len(record["runs"]) == 3

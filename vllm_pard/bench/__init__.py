@@ -1,0 +1,1 @@
+"""What `vllm-pard bench` measures, and on which prompts."""

@@ -1,0 +1,43 @@
+"""The engines that a session measures."""
+
+from typing import Any
+
+from vllm_pard.bench.load import Request, Sampling, measure_server
+from vllm_pard.bench.measurement import Measurement
+from vllm_pard.bench.methods import Contender, Models
+from vllm_pard.bench.server import Server
+from vllm_pard.bench.verify import Output, collect_outputs
+
+
+class ServedEngine:
+    """vLLM behind its own server. `options` are vLLM's engine arguments."""
+
+    def __init__(
+        self,
+        contender: Contender,
+        models: Models,
+        options: dict[str, Any],
+        *,
+        tokenizer: Any,
+        port: int | None,
+        verbose: bool,
+    ) -> None:
+        speculative = {"speculative_config": contender.speculative_config(models)}
+        self._tokenizer = tokenizer
+        self._server = Server(models.target, options | speculative, port=port, verbose=verbose)
+        try:
+            self._server.wait_until_ready()
+        except BaseException as error:
+            self._server.close(keep_log=isinstance(error, Exception))
+            raise
+
+    def measure(self, requests: list[Request], sampling: Sampling, concurrency: int) -> Measurement:
+        return measure_server(self._server, self._tokenizer, requests, sampling, concurrency)
+
+    def outputs(
+        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_gaps: bool
+    ) -> list[Output]:
+        return collect_outputs(self._server, requests, sampling, concurrency, with_gaps=with_gaps)
+
+    def close(self, *, keep_log: bool) -> None:
+        self._server.close(keep_log=keep_log)

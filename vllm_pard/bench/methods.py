@@ -1,0 +1,199 @@
+"""What can be compared: each way of decoding is one entry of a table."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any, Literal
+
+from vllm_pard.catalog import DEMO_MARKER, choose_draft
+from vllm_pard.checkpoint import load_config
+from vllm_pard.errors import PardError
+
+# The models, K -> what vLLM is told
+SpeculativeConfig = Callable[["Models", int], dict[str, Any] | None]
+NGRAM_LENGTHS = {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
+BASELINE = "none"
+
+
+class MethodError(PardError):
+    """A method is unknown, or a model that it needs is not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The target and whatever may draft for it; `draft` and `ar_draft` left out are looked up."""
+
+    target: str
+    draft: str | None = None
+    ar_draft: str | None = None
+    eagle3_head: str | None = None
+
+    @cached_property
+    def target_config(self) -> dict[str, Any]:
+        return load_config(self.target)
+
+    @cached_property
+    def _chosen(self) -> tuple[Any, int]:
+        return choose_draft(self.target, self.target_config, draft=self.draft)
+
+    @property
+    def pard_draft(self) -> str:
+        return str(self._chosen[0].path)
+
+    @property
+    def mask_token_id(self) -> int:
+        return int(self._chosen[0].mask_token_id)
+
+    @property
+    def trained_num_speculative_tokens(self) -> int:
+        """K of the PARD draft."""
+        return self._chosen[1]
+
+    @property
+    def autoregressive_draft(self) -> str:
+        if self.ar_draft is not None:
+            return self.ar_draft
+        if self.target_config.get(DEMO_MARKER) is True:
+            from vllm_pard.demo import demo_path
+
+            return str(demo_path("draft_ar"))
+        raise MethodError("an autoregressive draft is needed to compare with; name one with --ar-draft")
+
+    @property
+    def head(self) -> str:
+        if self.eagle3_head is None:
+            raise MethodError("method 'eagle3' needs a head trained for the target; name one with --eagle3-head")
+        return self.eagle3_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way of decoding: what vLLM is told, and what a step of it reads."""
+
+    about: str
+    speculative: SpeculativeConfig
+    draft: Callable[[Models], str] | None = None  # the model whose weights a step reads
+    reads: Literal["never", "once", "per token", "unknown"] = "never"  # how often a step reads them
+
+
+def _pard(models: Models, k: int) -> dict[str, Any]:
+    return {"method": "pard", "model": models.pard_draft, "num_speculative_tokens": k}
+
+
+def _parallel(models: Models, k: int) -> dict[str, Any]:
+    return _pard(models, k) | {"method": "draft_model", "parallel_drafting": True}
+
+
+def _draft_model(models: Models, k: int) -> dict[str, Any]:
+    return {"method": "draft_model", "model": models.autoregressive_draft, "num_speculative_tokens": k}
+
+
+METHODS: Mapping[str, Method] = {
+    BASELINE: Method(about="plain decoding", speculative=lambda models, k: None),
+    "draft_model": Method(
+        about="vanilla speculation: an autoregressive draft, K forwards a step",
+        speculative=_draft_model,
+        draft=lambda models: models.autoregressive_draft,
+        reads="per token",
+    ),
+    "draft_model+parallel_drafting": Method(
+        about="vLLM's own parallel drafting, with the PARD draft",
+        speculative=_parallel,
+        draft=lambda models: models.pard_draft,
+        reads="once",
+    ),
+    "eagle3": Method(
+        about="an EAGLE-3 head",
+        speculative=lambda models, k: {"method": "eagle3", "model": models.head, "num_speculative_tokens": k},
+        reads="unknown",
+    ),
+    "ngram": Method(
+        about="tokens that followed the same n-gram before",
+        speculative=lambda models, k: {"method": "ngram", "num_speculative_tokens": k} | NGRAM_LENGTHS,
+    ),
+    "suffix": Method(
+        about="suffix trees over prompts and answers (needs arctic-inference)",
+        speculative=lambda models, k: {"method": "suffix", "num_speculative_tokens": k},
+    ),
+    "pard": Method(
+        about="PARD by vllm_pard",
+        speculative=_pard,
+        draft=lambda models: models.pard_draft,
+        reads="once",
+    ),
+}  # fmt: skip
+
+# What `vllm_pard.reference` runs, under the names of the papers.
+REFERENCE_METHODS: Mapping[str, Method] = {
+    "ar": METHODS[BASELINE],
+    "ar+": METHODS[BASELINE],
+    "vsd": METHODS["draft_model"],
+    "pard": METHODS["pard"],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One line of the comparison: a method and its K."""
+
+    name: str  # of the method
+    method: Method
+    num_speculative_tokens: int  # 0: it drafts nothing
+    label: str
+
+    @property
+    def is_plain(self) -> bool:
+        return self.num_speculative_tokens == 0
+
+    @property
+    def num_draft_forwards(self) -> int | None:
+        """How often a step reads the draft's weights; None where that is not known."""
+        return {"never": 0, "once": 1, "per token": self.num_speculative_tokens, "unknown": None}[self.method.reads]
+
+    def speculative_config(self, models: Models) -> dict[str, Any] | None:
+        return self.method.speculative(models, self.num_speculative_tokens)
+
+
+def parse_contenders(
+    text: str, table: Mapping[str, Method], models: Models, num_speculative_tokens: int | None
+) -> list[Contender]:
+    """`METHOD[:K],METHOD[:K],...`; K left out is the given one, or else the one that the PARD draft was trained for.
+
+    Every model that a method needs is looked up here, so that a missing one is told before anything starts.
+    """
+    contenders = []
+    for item in text.split(","):
+        name, separator, own = item.strip().partition(":")
+        method = _known(name, table)
+        k = 0
+        if method is not METHODS[BASELINE]:
+            k = _parse_k(item, own) if separator else num_speculative_tokens or models.trained_num_speculative_tokens
+            method.speculative(models, k)
+        elif separator:
+            raise MethodError(f"method {name!r} drafts nothing, so it has no K; got {item.strip()!r}")
+        contenders.append(Contender(name=name, method=method, num_speculative_tokens=k, label=item.strip()))
+    _refuse_twice(contender.label for contender in contenders)
+    return contenders
+
+
+def _known(name: str, table: Mapping[str, Method]) -> Method:
+    if name in table:
+        return table[name]
+    nearest = get_close_matches(name, table, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    raise MethodError(f"unknown method {name!r}{hint} Known ones: {', '.join(table)}")
+
+
+def _parse_k(item: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise MethodError(f"K after the colon must be 1 or more; got {item.strip()!r}")
+    return int(text)
+
+
+def _refuse_twice(labels: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for label in labels:
+        if label in seen:
+            raise MethodError(f"method {label!r} is named twice; to compare two K give METHOD:K")
+        seen.add(label)

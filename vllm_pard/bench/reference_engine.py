@@ -1,0 +1,107 @@
+"""The reference engine, measured: AR, AR+, VSD and PARD on Transformers."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from vllm_pard.bench.load import Request, Sampling
+from vllm_pard.bench.measurement import Measurement
+from vllm_pard.bench.methods import Contender, Models
+from vllm_pard.bench.options import BenchmarkError
+from vllm_pard.bench.verify import Output
+from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.reference.engine import Generation, ReferenceEngine
+from vllm_pard.reference.models import best_device, eos_token_ids, load_model
+
+
+class ReferenceRunner:
+    """All but AR run on static caches and are compiled, as they are in the PARD paper's "Transformers+" figures."""
+
+    def __init__(
+        self, contender: Contender, models: Models, dtype: str, max_length: int, num_threads: int | None
+    ) -> None:
+        device = best_device()
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        with readable_memory_errors():
+            self._target = load_model(models.target, dtype, device)
+            draft = contender.method.draft and load_model(contender.method.draft(models), dtype, device)
+        self._options: dict[str, Any] = {
+            "draft": draft,
+            "method": contender.name,
+            "num_speculative_tokens": contender.num_speculative_tokens,
+            "mask_token_id": models.mask_token_id if contender.name == "pard" else None,
+            "max_length": max_length,
+            "compiled": contender.name != "ar",
+        }
+        self._engines: dict[int, ReferenceEngine] = {}
+
+    def measure(self, requests: list[Request], sampling: Sampling, concurrency: int) -> Measurement:
+        engine = self._engine(concurrency)
+        started = time.perf_counter()
+        generations = self._generate(engine, requests, sampling)
+        return Measurement(
+            num_requests=len(requests),
+            num_tokens=sum(len(generation.token_ids) for generation in generations),
+            seconds=time.perf_counter() - started,
+            stats=sum((generation.stats for generation in generations), AcceptanceStats()),
+        )
+
+    def outputs(
+        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_gaps: bool
+    ) -> list[Output]:
+        generations = self._generate(self._engine(concurrency), requests, sampling)
+        return [
+            Output(
+                token_ids=generation.token_ids,
+                gaps=self._gaps(request.token_ids, generation.token_ids) if with_gaps else None,
+            )
+            for request, generation in zip(requests, generations, strict=True)
+        ]
+
+    def close(self, *, keep_log: bool) -> None:
+        self._engines.clear()
+        del self._target
+        self._options.clear()
+
+    def _engine(self, concurrency: int) -> ReferenceEngine:
+        """Built once for each batch size, so that it is compiled once."""
+        if concurrency not in self._engines:
+            with readable_memory_errors():
+                self._engines[concurrency] = ReferenceEngine(self._target, batch_size=concurrency, **self._options)
+        return self._engines[concurrency]
+
+    def _generate(self, engine: ReferenceEngine, requests: list[Request], sampling: Sampling) -> list[Generation]:
+        with readable_memory_errors():
+            return engine.generate(
+                [request.token_ids for request in requests],
+                max_new_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                seed=sampling.seed,
+                eos_token_ids=() if sampling.ignore_eos else eos_token_ids(self._target),
+            )
+
+    @torch.no_grad()
+    def _gaps(self, prompt_ids: list[int], token_ids: list[int]) -> list[float]:
+        input_ids = torch.tensor([prompt_ids + token_ids[:-1]], device=self._target.device)  # [1, T]
+        logits = self._target(input_ids, logits_to_keep=len(token_ids)).logits[0].float()  # [len(token_ids), V]
+        top = logits.topk(2, dim=-1).values
+        gaps: list[float] = (top[:, 0] - top[:, 1]).tolist()
+        return gaps
+
+
+@contextmanager
+def readable_memory_errors() -> Iterator[None]:
+    """One contender's lack of memory is no reason to stop the others."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise BenchmarkError(f"out of memory: {error}") from error
+
+
+def max_length(requests: list[Request], sampling: Sampling) -> int:
+    """What the longest request needs."""
+    return max(len(request.token_ids) for request in requests) + sampling.max_tokens
