@@ -32,6 +32,7 @@ check: env
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@$(RUN) mypy scripts
+	@$(RUN) mypy benchmarks
 
 demo-pair: SETUP += --extra train
 demo-pair: env

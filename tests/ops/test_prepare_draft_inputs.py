@@ -1,70 +1,19 @@
 """The kernel against its twin: token ids and positions are equal or wrong, so there is no tolerance."""
 
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+import draft_step
 import pytest
 import torch
+from draft_step import Request, StepSizes, decode
 from pard_kernels import prepare_draft_inputs, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-POISON = -(2**30)
-MASK, VOCAB, BLOCK_SIZE, MAX_LEN, MAX_BLOCKS, NUM_SLOTS = 90, 96, 4, 40, 12, 8
+SIZES = StepSizes()
+MASK, MAX_LEN, MAX_BLOCKS, NUM_SLOTS = SIZES.mask_token_id, SIZES.max_model_len, SIZES.max_blocks, SIZES.num_slots
 
-
-@dataclass
-class Request:
-    """One request of a step, in numbers; -1 as slot makes it a dummy."""
-
-    slot: int
-    num_computed: int
-    query_len: int
-    num_rejected: int
-    span: int
-    num_draft_kv: int
-    has_bonus: bool = True
-    num_blocks: int = MAX_BLOCKS
-    token_offset: int = 0
-    null_blocks: list[int] = field(default_factory=list)
-
-
-def step(requests: list[Request], num_drafts: int) -> dict[str, Any]:
-    """Tensors of a step; outputs are poisoned, every slot has its own blocks, token ids tell where they came from."""
-    lens = torch.tensor([0, *(r.query_len for r in requests)])
-    spans = torch.tensor([0, *(r.span for r in requests)])
-    num_rows = int(spans.sum())
-    block_table = torch.arange(1, NUM_SLOTS * MAX_BLOCKS + 1, dtype=torch.int32).view(NUM_SLOTS, MAX_BLOCKS).clone()
-    num_blocks = torch.full((NUM_SLOTS,), MAX_BLOCKS, dtype=torch.int32)
-    num_draft_kv = torch.full((NUM_SLOTS,), POISON, dtype=torch.int32)
-    positions, ids = [], []
-    for r in requests:
-        positions += range(r.num_computed, r.num_computed + r.query_len)
-        ids += [(50 + r.token_offset + i) for i in range(r.query_len)]
-        if r.slot >= 0:
-            num_blocks[r.slot] = r.num_blocks
-            num_draft_kv[r.slot] = r.num_draft_kv
-            block_table[r.slot, r.null_blocks] = 0
-    tensors = {
-        "target_input_ids": torch.tensor(ids, dtype=torch.int32),
-        "target_positions": torch.tensor(positions, dtype=torch.int64),
-        "target_query_start_loc": lens.cumsum(0).int(),
-        "request_slots": torch.tensor([r.slot for r in requests]),
-        "num_sampled": torch.tensor([int(r.has_bonus) for r in requests], dtype=torch.int32),
-        "num_rejected": torch.tensor([r.num_rejected for r in requests], dtype=torch.int32),
-        "last_sampled": torch.arange(80, 80 + NUM_SLOTS).view(-1, 1),
-        "all_token_ids": torch.arange(MAX_LEN, dtype=torch.int32).repeat(NUM_SLOTS, 1),
-        "block_table": block_table,
-        "num_blocks": num_blocks,
-        "num_draft_kv": num_draft_kv,
-        "query_start_loc": spans.cumsum(0).int(),
-        "input_ids": torch.full((num_rows,), POISON, dtype=torch.int32),
-        "positions": torch.full((num_rows,), POISON, dtype=torch.int64),
-        "slot_mapping": torch.full((num_rows,), POISON, dtype=torch.int64),
-        "seq_lens": torch.full((len(requests),), POISON, dtype=torch.int32),
-        "sample_rows": torch.full((len(requests), num_drafts), POISON, dtype=torch.int64),
-    }
-    scalars = {"block_size": BLOCK_SIZE, "mask_token_id": MASK, "vocab_size": VOCAB, "max_model_len": MAX_LEN}
-    return {name: tensor.to(DEVICE) for name, tensor in tensors.items()} | scalars
+step = partial(draft_step.step, sizes=SIZES, device=DEVICE)
 
 
 def run_both(requests: list[Request], num_drafts: int) -> dict[str, Any]:
@@ -81,11 +30,6 @@ def run_both(requests: list[Request], num_drafts: int) -> dict[str, Any]:
         if torch.is_tensor(value):
             assert torch.equal(got[name].cpu(), value.cpu()), name
     return expected
-
-
-def decode(slot: int, num_drafts: int, num_rejected: int, num_computed: int = 10) -> Request:
-    """A verification step of K drafts after a step that drafted."""
-    return Request(slot, num_computed, num_drafts + 1, num_rejected, 2 * num_drafts, num_computed + 1)
 
 
 def test_worked_example() -> None:
