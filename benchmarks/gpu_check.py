@@ -1,0 +1,110 @@
+"""All that needs a GPU, in one command of under ten minutes, without network.
+
+python benchmarks/gpu_check.py [--output benchmarks/results] [--pair DIR]
+
+Kernels against their twins on the device, once under compute-sanitizer, then timed; and an enlarged 8B pair in vLLM,
+if vLLM can be imported: what a step costs with every method. What could not run is said, never passed over.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import gettempdir
+
+from vllm_pard.bench.conditions import conditions, gpu_names
+from vllm_pard.files import write_whole
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+METHODS = "none,draft_model,draft_model+parallel_drafting,pard"
+SHAPE, NUM_SPECULATIVE_TOKENS = "llama-3.1-8b", 15
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command; `missing` says why it can't run here."""
+
+    name: str
+    command: tuple[str, ...]
+    limit_s: int
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step went. `result` is "passed", "failed", "too slow" or "not run: WHY"."""
+
+    name: str
+    result: str
+    seconds: float = 0.0
+
+
+def steps(output: Path, device: str, pair: Path) -> list[Step]:
+    """In order of worth, since time may run out."""
+    sanitizer = shutil.which("compute-sanitizer")
+    no_vllm = None if importlib.util.find_spec("vllm") else "vLLM can't be imported"
+    no_benchmark = None if importlib.util.find_spec("pytest_benchmark") else "pytest-benchmark is not installed"
+    enlarge = (sys.executable, str(ROOT / "benchmarks" / "enlarge.py"), "--shape", SHAPE, "--output", str(pair))
+    bench = (sys.executable, "-m", "vllm_pard.cli", "bench", str(pair / "target"), "--draft", str(pair / "draft"))
+    bench += ("--ar-draft", str(pair / "draft_ar"), "--methods", METHODS, "--placement", "in-turn", "--runs", "3")
+    bench += ("--num-speculative-tokens", str(NUM_SPECULATIVE_TOKENS), "--concurrency", "1,4,16,64")
+    bench += ("--requests-per-user", "2", "--ignore-eos", "--json", str(output / f"bench_{SHAPE}_{device}.json"))
+    kernels = (*PYTEST, str(ROOT / "benchmarks" / "kernels"))
+    kernels += (f"--benchmark-json={output / f'kernels_{device}.json'}",)
+    return [
+        Step("kernels against their twins", (*PYTEST, str(ROOT / "tests" / "ops")), 180),
+        Step("kernel benchmarks", kernels, 120, no_benchmark),
+        Step("enlarged pair", enlarge, 90, no_vllm or ("it is there" if (pair / "draft_ar").exists() else None)),
+        Step("steps of an 8B target in vLLM", bench, 420, no_vllm),
+        Step(
+            "kernels under compute-sanitizer",
+            (str(sanitizer), "--error-exitcode=1", *PYTEST, str(ROOT / "tests" / "ops"), "-k", "worked or random"),
+            120,
+            None if sanitizer else "compute-sanitizer is not installed",
+        ),
+    ]
+
+
+def run(step: Step) -> Outcome:
+    if step.missing:
+        return Outcome(step.name, f"not run: {step.missing}")
+    # The sanitizer sees an allocation each, not one pool that hides its edges.
+    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if "sanitizer" in step.name else None
+    print(f"== {step.name}", flush=True)
+    started = time.monotonic()
+    try:
+        done = subprocess.run(step.command, cwd=ROOT, timeout=step.limit_s, env=environment)
+        result = "failed" if done.returncode else "passed"
+    except subprocess.TimeoutExpired:
+        result = f"too slow: over {step.limit_s} s"
+    return Outcome(step.name, result, time.monotonic() - started)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--pair", type=Path, default=Path(gettempdir()) / f"vllm_pard_{SHAPE}")
+    arguments = parser.parse_args()
+    names = gpu_names()
+    if not names:
+        print("gpu_check needs a GPU, and torch sees none; `make test` is what runs without", file=sys.stderr)
+        return 2
+    device = re.sub(r"[^a-z0-9]+", "_", names[0].lower()).strip("_")
+    outcomes = [run(step) for step in steps(arguments.output.resolve(), device, arguments.pair)]
+    for outcome in outcomes:
+        print(f"{outcome.name:36} {outcome.result} ({outcome.seconds:.0f} s)")
+    record = {"conditions": conditions(), "steps": [asdict(outcome) for outcome in outcomes]}
+    write_whole(arguments.output / f"gpu_check_{device}.json", json.dumps(record, indent=2) + "\n")
+    return int(any(outcome.result.startswith(("failed", "too slow")) for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
