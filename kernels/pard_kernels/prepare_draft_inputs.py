@@ -33,6 +33,7 @@ def _prepare_draft_inputs_kernel(
     mask_token_id,
     vocab_size,
     max_model_len,
+    CACHES_MASKS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
@@ -88,7 +89,8 @@ def _prepare_draft_inputs_kernel(
         token = tl.where(is_token, token, tl.where(is_mask, mask_token_id, 0))
         token = tl.where(token < vocab_size, token, mask_token_id)
 
-        has_block = (is_token | is_mask) & (position < capacity)
+        writes_kv = is_token | is_mask if CACHES_MASKS else is_token
+        has_block = writes_kv & (position < capacity)
         block = tl.load(
             block_table_ptr + slot * stride_block_table_slot + position // block_size,
             mask=mask_row & has_block,
@@ -130,6 +132,7 @@ def prepare_draft_inputs(
     mask_token_id: int,
     vocab_size: int,
     max_model_len: int,
+    caches_masks: bool,
 ) -> None:
     """Lay out one draft forward; one program a request. Definition: `reference.prepare_draft_inputs`."""
     num_reqs, num_drafts = sample_rows.shape
@@ -169,6 +172,7 @@ def prepare_draft_inputs(
         mask_token_id,
         vocab_size,
         max_model_len,
+        CACHES_MASKS=caches_masks,
         BLOCK_ROWS=min(MAX_BLOCK_ROWS, max(16, triton.next_power_of_2(rows_per_req))),
         BLOCK_K=triton.next_power_of_2(num_drafts),
     )

@@ -16,15 +16,11 @@ MASK, MAX_LEN, MAX_BLOCKS, NUM_SLOTS = SIZES.mask_token_id, SIZES.max_model_len,
 step = partial(draft_step.step, sizes=SIZES, device=DEVICE)
 
 
-def run_both(requests: list[Request], num_drafts: int) -> dict[str, Any]:
+def run_both(requests: list[Request], num_drafts: int, caches_masks: bool = True) -> dict[str, Any]:
     """Run kernel and twin on equal inputs, compare every tensor, return the twin's."""
-    expected, got = step(requests, num_drafts), step(requests, num_drafts)
-    reference.prepare_draft_inputs(**{k: v.cpu() if torch.is_tensor(v) else v for k, v in expected.items()})
-    if DEVICE != "cpu":
-        expected = step(requests, num_drafts)
-        cpu = {k: v.cpu() if torch.is_tensor(v) else v for k, v in expected.items()}
-        reference.prepare_draft_inputs(**cpu)
-        expected = cpu
+    got = step(requests, num_drafts, caches_masks=caches_masks)
+    expected = {k: v.cpu().clone() if torch.is_tensor(v) else v for k, v in got.items()}
+    reference.prepare_draft_inputs(**expected)
     prepare_draft_inputs(**got)
     for name, value in expected.items():
         if torch.is_tensor(value):
@@ -42,6 +38,14 @@ def test_worked_example() -> None:
     assert out["sample_rows"].tolist() == [[1, 2, 3]]
     assert out["seq_lens"].tolist() == [17]
     assert out["num_draft_kv"][2] == 13, "the bonus is counted, masks are not"
+
+
+def test_masks_need_no_slots() -> None:
+    """The worked example for an attention that takes new keys and values as they come: only real tokens have slots."""
+    cached, not_cached = (run_both([decode(2, 3, 2)], 3, caches_masks=caches) for caches in (True, False))
+    assert not_cached["slot_mapping"].tolist() == [*cached["slot_mapping"][:2].tolist(), -1, -1, -1, -1]
+    del cached["slot_mapping"], not_cached["slot_mapping"], cached["caches_masks"], not_cached["caches_masks"]
+    assert all(torch.equal(not_cached[name], v) for name, v in cached.items() if torch.is_tensor(v))
 
 
 @pytest.mark.parametrize("num_drafts", [1, 2, 3, 8, 13])
@@ -106,7 +110,7 @@ def test_random_steps() -> None:
                     draw(0, 30), has_bonus=bool(draw(0, 3)), num_blocks=draw(1, MAX_BLOCKS),
                 )
             )  # fmt: skip
-        run_both(requests, num_drafts)
+        run_both(requests, num_drafts, caches_masks=bool(draw(0, 1)))
 
 
 def test_long_span_takes_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,8 @@ DYNAMIC_K = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 2, 2], [3,
 def run(tiny_pair: tuple[Path, Path]) -> Any:
     target, draft = tiny_pair
 
-    def run(scenario: str, **arguments: Any) -> Any:
-        return run_scenario(f"scenarios_v2:{scenario}", runner="v2", target=target, draft=draft, **arguments)
+    def run(scenario: str, *, runner: str = "v2", **arguments: Any) -> Any:
+        return run_scenario(f"scenarios_v2:{scenario}", runner=runner, target=target, draft=draft, **arguments)
 
     return run
 
@@ -25,7 +25,10 @@ def assert_some_accepted_some_not(counts: dict[str, Any]) -> None:
     assert 0 < counts["num_accepted_tokens"] < counts["num_draft_tokens"]
 
 
-@pytest.mark.parametrize("asynchronous", [True, False], ids=["asynchronous", "synchronous"])
+@pytest.mark.parametrize(
+    "asynchronous",
+    [pytest.param(True, id="asynchronous"), pytest.param(False, id="synchronous", marks=pytest.mark.slow)],
+)
 def test_mixed_batches(run: Any, asynchronous: bool) -> None:
     """Twelve prompts of 1 to 90 tokens: chunked prefill, prefill and decode in one batch, requests join and leave.
 
@@ -93,3 +96,28 @@ def test_draft_kv_equals_a_fresh_prefill(run: Any, spec: Any) -> None:
 def test_draft_kv_check_fails_without_the_counter(run: Any) -> None:
     result = run("draft_kv", disable_counter=True, spec=DYNAMIC_K)
     assert max(result["differences"]) > 0.1
+
+
+def test_own_attention(run: Any) -> None:
+    """Our kernel in the draft: the same tokens, the same acceptance, and no mask token in the cache."""
+    num_drafts = 5
+    result = run("own_attention", runner="v2-triton", num_drafts=num_drafts, num_splits=3)
+    assert result["pard"] == result["upstream"] == result["plain"]
+    assert result["counts"] == result["upstream_counts"]
+    assert_some_accepted_some_not(result["counts"])
+    narrow = [step for step in result["steps"] if step["rows"] and step["widest"] <= 64]
+    num_layers = 2
+    assert result["calls"] == [step["rows"][0] for step in narrow for _ in range(num_layers)]
+    assert len(narrow) < len(result["steps"]), "long prompts went through Triton attention"
+    decodes = [step for step in narrow if not step["prefills"]]
+    assert len(decodes) >= 5
+    # Of 2K rows, K - 1 are masks: kept drafts and the bonus are left.
+    assert all(step["cached_rows"] <= step["requests"] * (num_drafts + 1) for step in decodes)
+
+
+@pytest.mark.slow
+def test_draft_kv_of_own_attention(run: Any) -> None:
+    spec = {"attention_backend": "CUSTOM"} | DYNAMIC_K
+    result = run("draft_kv", runner="v2-triton", disable_counter=False, spec=spec)
+    assert result["rejected"] > 10
+    assert max(result["differences"]) < 1e-5

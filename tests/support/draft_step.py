@@ -41,7 +41,9 @@ def decode(slot: int, num_drafts: int, num_rejected: int, num_computed: int = 10
     return Request(slot, num_computed, num_drafts + 1, num_rejected, 2 * num_drafts, num_computed + 1)
 
 
-def step(requests: list[Request], num_drafts: int, sizes: StepSizes, device: str) -> dict[str, Any]:
+def step(
+    requests: list[Request], num_drafts: int, sizes: StepSizes, device: str, *, caches_masks: bool = True
+) -> dict[str, Any]:
     """Tensors of a step; outputs are poisoned, every slot has its own blocks."""
     num_slots, max_blocks = sizes.num_slots, sizes.max_blocks
     lens = torch.tensor([0, *(r.query_len for r in requests)])
@@ -83,5 +85,6 @@ def step(requests: list[Request], num_drafts: int, sizes: StepSizes, device: str
         "mask_token_id": sizes.mask_token_id,
         "vocab_size": sizes.vocab_size,
         "max_model_len": sizes.max_model_len,
+        "caches_masks": caches_masks,
     }
     return {name: tensor.to(device) for name, tensor in tensors.items()} | scalars

@@ -74,9 +74,12 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
         draft_or_skip(step, num_drafts)
 
     def counting(step: Any, spans: Any, num_drafts: int) -> torch.Tensor:
+        hidden_states = forward(step, spans, num_drafts)
         if not step.is_dummy:
             steps[-1]["rows"].append(int(spans.sum()))
-        return forward(step, spans, num_drafts)
+            steps[-1]["widest"] = int(spans.max())
+            steps[-1]["cached_rows"] = int((drafting.slot_mapping[: int(spans.sum())] >= 0).sum())
+        return hidden_states
 
     drafting._draft_or_skip, drafting._forward = recording, counting
     yield steps

@@ -1,5 +1,7 @@
 """Scenarios for model runner V2, each of which shows that the engine feature it is named for happened."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +30,41 @@ def mixed_batches(target: str, draft: str, num_drafts: int, asynchronous: bool) 
         pard = generate(llm, requests, params)
     result = {"plain": plain, "pard": pard, "counts": spec_counts(llm), "steps": steps}
     return result | {"steps_in_flight": llm.llm_engine.engine_core.engine_core.batch_queue_size}
+
+
+def own_attention(target: str, draft: str, num_drafts: int, num_splits: int) -> Any:
+    """Our attention in the draft, against Triton attention there as in the target, and against plain decoding."""
+    requests = prompts((2, 33, 70))
+    params = [greedy(14), greedy(10), greedy(6)]
+    kw = {"max_num_batched_tokens": 192}
+    plain = generate(make_llm(target, None, **kw), requests, params)
+    upstream = make_llm(target, draft, num_drafts=num_drafts, **kw)
+    result = {
+        "plain": plain,
+        "upstream": generate(upstream, requests, params),
+        "upstream_counts": spec_counts(upstream),
+    }
+    llm = make_llm(target, draft, num_drafts=num_drafts, spec={"attention_backend": "CUSTOM"}, **kw)
+    with recorded_steps(llm) as steps, recorded_attention(num_splits) as calls:
+        pard = generate(llm, requests, params)
+    return result | {"pard": pard, "counts": spec_counts(llm), "steps": steps, "calls": calls}
+
+
+@contextmanager
+def recorded_attention(num_splits: int) -> Iterator[list[int]]:
+    """The rows of each call of our kernel, which is made to split the prefix."""
+    from vllm_pard.serving import attention
+
+    kernel, choose, calls = attention.speculative_attention, attention.choose_num_splits, []
+
+    def recording(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(len(query))
+        assert kwargs["num_splits"] == num_splits
+        return kernel(query, *args, **kwargs)
+
+    attention.speculative_attention, attention.choose_num_splits = recording, lambda **_: num_splits
+    yield calls
+    attention.speculative_attention, attention.choose_num_splits = kernel, choose
 
 
 def preemption(target: str, draft: str) -> Any:

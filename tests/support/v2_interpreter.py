@@ -73,5 +73,17 @@ def keep_asynchronous_scheduling() -> None:
     CpuPlatform.check_and_update_config = classmethod(check_and_keep)
 
 
+def use_triton_attention() -> None:
+    """Triton attention in place of vLLM's C++ one for CPUs, or whatever backend a model asks for. Imports vLLM."""
+    from vllm.platforms.cpu import CpuPlatform
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    def choose(cls: type[CpuPlatform], selected: AttentionBackendEnum | None, *_: Any, **__: Any) -> str:
+        return (selected or AttentionBackendEnum.TRITON_ATTN).get_path()
+
+    CpuPlatform.get_attn_backend_cls = classmethod(choose)
+    torch.cuda.get_device_capability = lambda device=None: (8, 0)  # it asks for block sizes
+
+
 _accept_integer_masks()
 _supply_log1p()

@@ -153,7 +153,38 @@ V2_HOOKS = (
     Hook(module="vllm.config.compilation", name="CUDAGraphMode"),
 )
 
-HOOKS = CONFIG_HOOKS + WORKER_HOOKS + V2_HOOKS
+ATTENTION_HOOKS = (
+    Hook(module="vllm.v1.attention.backend", name="AttentionType"),
+    Hook(module="vllm.v1.attention.backend", name="CommonAttentionMetadata"),
+    Hook(module="vllm.v1.attention.backends.registry", name="AttentionBackendEnum.is_overridden"),
+    Hook(module="vllm.v1.attention.backends.registry", name="register_backend", parameters=("backend", "class_path")),
+    Hook(module="vllm.v1.attention.backends.triton_attn", name="TritonAttentionBackend.get_impl_cls"),
+    Hook(module="vllm.v1.attention.backends.triton_attn", name="TritonAttentionBackend.get_builder_cls"),
+    Hook(module="vllm.v1.attention.backends.triton_attn", name="TritonAttentionMetadata"),
+    Hook(
+        module="vllm.v1.attention.backends.triton_attn",
+        name="TritonAttentionMetadataBuilder.build",
+        parameters=("self", "common_prefix_len", "common_attn_metadata", "fast_build"),
+    ),
+    Hook(
+        module="vllm.v1.attention.backends.triton_attn",
+        name="TritonAttentionImpl.forward",
+        parameters=(
+            "self",
+            "layer",
+            "query",
+            "key",
+            "value",
+            "kv_cache",
+            "attn_metadata",
+            "output",
+            "output_scale",
+            "output_block_scale",
+        ),
+    ),
+)
+
+HOOKS = CONFIG_HOOKS + WORKER_HOOKS + V2_HOOKS + ATTENTION_HOOKS
 
 
 def supported_range() -> Requirement:

@@ -3,6 +3,8 @@
 B requests · R request slots · K draft tokens · D draft rows · V target vocabulary
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 from pard_kernels import prepare_draft_inputs
 from torch import Tensor, nn
 from vllm.config.compilation import CUDAGraphMode
+from vllm.config.utils import replace
 from vllm.distributed.parallel_state import get_tp_group
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
@@ -22,6 +25,7 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
 from vllm_pard.drafting.backlog import DraftBacklog
+from vllm_pard.serving.attention import PardAttentionBackend, register, takes
 from vllm_pard.serving.draft_group import group_of_one, tensor_parallel_group
 from vllm_pard.serving.vocabulary import NEVER, use_target_vocabulary
 
@@ -47,6 +51,7 @@ class PardSpeculator(StandaloneARSpeculator):
     counts on the device how much of it is valid.
     """
 
+    vllm_config: Any
     draft_logits: Tensor | None  # [R, K, V], only for probabilistic drafts
     draft_tokens: Tensor  # [R, K] int64
 
@@ -66,14 +71,15 @@ class PardSpeculator(StandaloneARSpeculator):
             shape = (self.max_num_reqs, self.num_speculative_steps, self.target_vocab_size)
             self.draft_logits = torch.full(shape, NEVER, dtype=self.draft_logits.dtype, device=device)
 
+        self.has_own_attention = False  # known once the K/V cache is
         self.backlog = DraftBacklog(self.max_num_reqs)
         self.num_draft_kv = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)
         self.slot_mapping = torch.empty(self.max_num_tokens, dtype=torch.int64, device=device)
         self.sample_rows = torch.zeros(self.max_num_reqs * self.num_speculative_steps, dtype=torch.int64, device=device)
 
     def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
-        """Load the draft through vLLM, answering in the target's vocabulary."""
-        with tensor_parallel_group(self.draft_group):
+        """Load the draft through vLLM, with its own attention backend, answering in the target's vocabulary."""
+        with tensor_parallel_group(self.draft_group), self._draft_attention_backend():
             model: nn.Module = super().load_draft_model(target_model, target_attn_layer_names)
         use_target_vocabulary(model, self.draft_vocab_size, self.target_vocab_size)
         return model
@@ -93,6 +99,10 @@ class PardSpeculator(StandaloneARSpeculator):
                 "(it mixes full and sliding-window attention): use another draft"
             )
         self.kv_cache_group = groups[0]
+        layers = self.vllm_config.compilation_config.static_forward_context
+        self.has_own_attention = all(
+            layers[name].attn_backend is PardAttentionBackend for name in self.draft_attn_layer_names
+        )
 
     @torch.inference_mode()
     def propose(
@@ -134,6 +144,18 @@ class PardSpeculator(StandaloneARSpeculator):
             # Ranks that differed in a single draft token would verify different texts; one small message rules it out.
             get_tp_group().broadcast(self.draft_tokens)
         return self.draft_tokens[: batch.num_reqs]
+
+    @contextmanager
+    def _draft_attention_backend(self) -> Iterator[None]:
+        """The draft's layers read their backend from the config of the whole engine."""
+        config, backend = self.vllm_config, self.speculative_config.attention_backend
+        if backend is not None:
+            register()
+            self.vllm_config = replace(config, attention_config=replace(config.attention_config, backend=backend))
+        try:
+            yield
+        finally:
+            self.vllm_config = config
 
     def _own_group(self) -> Any | None:
         return group_of_one() if self.vllm_config.parallel_config.tensor_parallel_size > 1 else None
@@ -209,6 +231,7 @@ class PardSpeculator(StandaloneARSpeculator):
             mask_token_id=self.mask_token_id,
             vocab_size=self.draft_vocab_size,
             max_model_len=self.max_model_len,
+            caches_masks=not (self.has_own_attention and takes(int(np.diff(query_start_loc).max()))),
         )
 
     def _block_table(self) -> tuple[Tensor, Tensor, int]:

@@ -48,7 +48,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
             self._use_v1_proposer()
 
     def _use_v2_speculator(self) -> None:
-        compat.check_hooks(compat.V2_HOOKS)
+        compat.check_hooks(compat.V2_HOOKS + compat.ATTENTION_HOOKS)
         from vllm_pard.serving.speculator import PardSpeculator
 
         runner = self.model_runner

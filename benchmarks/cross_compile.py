@@ -1,0 +1,298 @@
+"""Compile every kernel for GPUs that this machine need not have: registers, spills, shared memory, matrix instructions.
+
+python benchmarks/cross_compile.py [--case LABEL] [--chip NAME] [--json benchmarks/results/cross_compile.json]
+
+Prints a markdown table and ends with status 1 if a kernel spills, wants more shared memory than its chip gives a
+program, or multiplies without matrix instructions. Each case calls a kernel's launcher with tensors that hold no data,
+under a driver that has no device: what is compiled is what a launch would compile, and a launcher that looked into a
+tensor would fail. Minutes for everything, seconds again later (Triton's cache).
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+os.environ.pop("TRITON_INTERPRET", None)  # what is interpreted can't be compiled
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9's default, said aloud
+
+import torch
+import triton
+from pard_kernels import lm_head_top_k, prepare_draft_inputs, speculative_attention, top_k_workspace
+from shapes import LLAMA_3_1_8B, LLAMA_3_2_1B, LLAMA_3_3_70B, QWEN3_0_6B, QWEN3_8B, ModelShape
+from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
+
+KIB = 1024
+NUM_REQUESTS, BLOCK_SIZE, MAX_BLOCKS = 4, 16, 8192
+empty = partial(torch.empty, device="meta")
+empty_int32 = partial(torch.empty, device="meta", dtype=torch.int32)
+empty_int64 = partial(torch.empty, device="meta", dtype=torch.int64)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A compilation target and what its kernels must keep to."""
+
+    name: str
+    target: GPUTarget
+    shared_limit: int  # bytes that one program can have
+    fp8: torch.dtype | None  # that the chip converts
+    matrix_instruction: str  # in PTX or AMD assembly
+
+
+CHIPS = (
+    Chip("sm_80", GPUTarget("cuda", 80, 32), 163 * KIB, None, r"\bmma\.sync"),
+    Chip("sm_90", GPUTarget("cuda", 90, 32), 227 * KIB, torch.float8_e4m3fn, r"\bmma\.sync|\bwgmma\.mma_async"),
+    Chip("sm_100", GPUTarget("cuda", 100, 32), 227 * KIB, torch.float8_e4m3fn, r"\bmma\.sync|\btcgen05\.mma"),
+    Chip("gfx942", GPUTarget("hip", "gfx942", 64), 64 * KIB, torch.float8_e4m3fnuz, r"\bv_mfma"),
+    Chip("gfx950", GPUTarget("hip", "gfx950", 64), 160 * KIB, torch.float8_e4m3fn, r"\bv_mfma"),
+)
+
+
+class NoDevice:
+    """What a launch asks of Triton's driver. Compiled kernels are kept by device, so each chip has its own number."""
+
+    def __init__(self, chip: Chip) -> None:
+        self.chip = chip
+
+    def get_current_target(self) -> GPUTarget:
+        return self.chip.target
+
+    def get_current_device(self) -> int:
+        return CHIPS.index(self.chip)
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_launches(chip: Chip, call: Callable[[Chip], Any]) -> list[Any]:
+    """The kernels that the call would launch."""
+    compiled = []
+
+    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
+        compiled.append(run(kernel, *args, grid=grid, warmup=True, **kwargs))
+
+    run = JITFunction.run
+    triton.runtime.driver.set_active(NoDevice(chip))
+    hip_version = "none" if chip.target.backend == "hip" else None
+    with mock.patch.object(JITFunction, "run", compile_only), mock.patch.object(torch.version, "hip", hip_version):
+        call(chip)
+    return compiled
+
+
+def cuda_resources(cubin: bytes) -> Row:
+    """Registers of a thread, and loads and stores of local memory, which is where registers spill to."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(cubin)
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {
+        "registers": int(re.findall(r"\bREG:(\d+)", report)[0]),
+        "spills": len(re.findall(r"\b(LDL|STL)\b", report)),
+    }
+
+
+def amd_resources(assembly: str) -> Row:
+    """Vector registers of a thread, those for accumulation included, and what spills: registers and scratch bytes."""
+    found = {name: int(count) for name, count in re.findall(r"^\s+\.(\w+):\s+(\d+)$", assembly, re.MULTILINE)}
+    spills = found["vgpr_spill_count"] + found["sgpr_spill_count"] + found["private_segment_fixed_size"]
+    return {"registers": found["vgpr_count"], "spills": spills}
+
+
+def resources(chip: Chip, kernel: Any) -> Row:
+    is_cuda = chip.target.backend == "cuda"
+    assembly = kernel.asm["ptx" if is_cuda else "amdgcn"]
+    matrix = re.search(chip.matrix_instruction, assembly)
+    return {
+        "kernel": kernel.metadata.name.strip("_").removesuffix("_kernel"),
+        "chip": chip.name,
+        **(cuda_resources(kernel.asm["cubin"]) if is_cuda else amd_resources(assembly)),
+        "shared": kernel.metadata.shared,
+        "shared_limit": chip.shared_limit,
+        "num_warps": kernel.metadata.num_warps,
+        "matrix_instruction": matrix[0] if matrix else None,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A call. float32 is for tests of correctness, and NVIDIA has no full fp32 matrix instruction: it may spill."""
+
+    label: str
+    call: Callable[[Chip], Any]
+    is_float32: bool = False
+    is_fp8: bool = False
+
+
+def attention(
+    chip: Chip, *, model: ModelShape, num_rows: int, num_gpus: int = 1, num_splits: int = 16,
+    dtype: torch.dtype = torch.bfloat16, is_fp8: bool = False, is_tree: bool = False, **options: Any,
+) -> None:  # fmt: skip
+    """One GPU's share of a model's attention; query, key and value are views of one projection."""
+    heads = [model.num_attention_heads // num_gpus] + [model.num_key_value_heads // num_gpus] * 2
+    num_tokens, fp8_scale = NUM_REQUESTS * num_rows, empty(1) if is_fp8 else None
+    qkv = empty(num_tokens, sum(heads), model.head_dim, dtype=dtype)
+    cache = empty(2, MAX_BLOCKS, BLOCK_SIZE, heads[1], model.head_dim, dtype=chip.fp8 if is_fp8 else dtype)
+    speculative_attention(
+        *qkv.split(heads, 1),
+        *cache.unbind(),
+        empty_int32(NUM_REQUESTS, MAX_BLOCKS),
+        empty_int32(NUM_REQUESTS + 1),
+        empty_int32(NUM_REQUESTS),
+        scale=model.head_dim**-0.5,
+        max_num_rows=num_rows,
+        num_splits=num_splits,
+        ancestor_masks=empty_int64(num_tokens) if is_tree else None,
+        key_scale=fp8_scale,
+        value_scale=fp8_scale,
+        **options,
+    )
+
+
+def layout(chip: Chip, *, num_drafts: int) -> None:
+    """The inputs of a draft forward."""
+    num_rows, num_slots, max_len = NUM_REQUESTS * 2 * num_drafts, 64, BLOCK_SIZE * MAX_BLOCKS
+    starts = ("target_query_start_loc", "query_start_loc")
+    prepare_draft_inputs(
+        **{name: empty_int32(NUM_REQUESTS + 1) for name in starts},
+        **{name: empty_int32(NUM_REQUESTS) for name in ("num_sampled", "num_rejected", "seq_lens")},
+        **{name: empty_int32(num_slots) for name in ("num_blocks", "num_draft_kv")},
+        **{name: empty_int32(num_rows) for name in ("target_input_ids", "input_ids")},
+        **{name: empty_int64(num_rows) for name in ("target_positions", "positions", "slot_mapping")},
+        request_slots=empty_int64(NUM_REQUESTS),
+        last_sampled=empty_int64(num_slots, 1),
+        all_token_ids=empty_int32(num_slots, max_len),
+        block_table=empty_int32(num_slots, MAX_BLOCKS),
+        sample_rows=empty_int64(NUM_REQUESTS, num_drafts),
+        block_size=BLOCK_SIZE,
+        mask_token_id=LLAMA_3_1_8B.vocab_size - 1,
+        vocab_size=LLAMA_3_1_8B.vocab_size,
+        max_model_len=max_len,
+        caches_masks=False,
+    )
+
+
+def head(chip: Chip, *, model: ModelShape, num_rows: int, k: int, dtype: torch.dtype = torch.bfloat16) -> None:
+    """The draft's best k tokens for each mask row."""
+    lm_head_top_k(
+        empty(num_rows, model.hidden_size, dtype=dtype),
+        empty(model.vocab_size, model.hidden_size, dtype=dtype),
+        k=k,
+        workspace=top_k_workspace(num_rows=num_rows, k=k, device="meta", num_splits=264),
+    )
+
+
+def attention_cases() -> Iterator[Case]:
+    calls: dict[str, Row] = {}
+    for k in (8, 15):
+        for name, model, num_rows, options in (
+            ("Llama-3.1-8B", LLAMA_3_1_8B, k + 1, {}),
+            ("Llama-3.1-8B, tree of 32", LLAMA_3_1_8B, 32, {"is_tree": True}),
+            ("Llama-3.1-8B, tree of 64", LLAMA_3_1_8B, 64, {"is_tree": True}),
+            ("Llama-3.3-70B", LLAMA_3_3_70B, k + 1, {}),
+            ("Llama-3.3-70B, TP 8", LLAMA_3_3_70B, k + 1, {"num_gpus": 8}),
+            ("Llama-3.3-70B, TP 8, tree of 32", LLAMA_3_3_70B, 32, {"num_gpus": 8, "is_tree": True}),
+            ("Qwen3-8B", QWEN3_8B, k + 1, {}),
+            ("Llama-3.2-1B draft", LLAMA_3_2_1B, 2 * k, {}),
+            ("Llama-3.2-1B draft, TP 8", LLAMA_3_2_1B, 2 * k, {"num_gpus": 8}),
+            ("Qwen3-0.6B draft", QWEN3_0_6B, 2 * k, {}),
+        ):
+            label = name if "is_tree" in options else f"{name}, K={k}"
+            calls[label] = {"model": model, "num_rows": num_rows} | options
+    for head_size in (80, 96, 256):
+        calls[f"heads of {head_size}"] = {"model": replace(LLAMA_3_1_8B, head_dim=head_size), "num_rows": 16}
+    calls["soft cap"] = {"model": LLAMA_3_1_8B, "num_rows": 16, "soft_cap": 50.0}
+    calls["window, tree of 32"] = {"model": LLAMA_3_1_8B, "num_rows": 32, "window": 4096, "is_tree": True}
+    calls |= {f"{label}, one split": call | {"num_splits": 1} for label, call in calls.items()}
+    calls |= {f"{label}, FP8 cache": call | {"is_fp8": True} for label, call in calls.items()}
+    calls["float32, K=15"] = {"model": LLAMA_3_1_8B, "num_rows": 16, "dtype": torch.float32}
+    for label, call in calls.items():
+        yield Case(label=label, call=partial(attention, **call), is_fp8="is_fp8" in call, is_float32="dtype" in call)
+
+
+def cases() -> Iterator[Case]:
+    yield from attention_cases()
+    for k in (8, 15):
+        yield Case(label=f"drafts, K={k}", call=partial(layout, num_drafts=k))
+    for name, model in (("Llama-3.2-1B", LLAMA_3_2_1B), ("Qwen3-0.6B", QWEN3_0_6B)):
+        for num_rows, k in ((8, 1), (15, 4), (64, 1), (64, 8)):
+            call = partial(head, model=model, num_rows=num_rows, k=k)
+            yield Case(label=f"{name} draft, {num_rows} rows, top {k}", call=call)
+
+
+def compile_cases(labels: list[str], chips: list[str]) -> list[Row]:
+    """A row for each kernel that differs, under the first case that launches it; everything if nothing is named."""
+    rows: dict[tuple[str, str], Row] = {}
+    for case in cases():
+        for chip in CHIPS:
+            is_asked_for = case.label in (labels or [case.label]) and chip.name in (chips or [chip.name])
+            if not is_asked_for or (case.is_fp8 and chip.fp8 is None):
+                continue
+            for kernel in compile_launches(chip, case.call):
+                if (chip.name, kernel.hash) not in rows:
+                    row = resources(chip, kernel) | {"case": case.label, "is_float32": case.is_float32}
+                    rows[chip.name, kernel.hash] = row
+                    print(f"{row['kernel']}, {case.label}, {chip.name}", file=sys.stderr)
+    return list(rows.values())
+
+
+def problems(rows: list[Row]) -> list[str]:
+    """What no kernel may do; float32 is exempt from all but the limit of shared memory."""
+    found = []
+    for row in rows:
+        name = f"{row['kernel']}, {row['case']}, {row['chip']}"
+        is_matrix_kernel = row["kernel"] in ("speculative_attention", "lm_head_top_k")
+        if row["shared"] > row["shared_limit"]:
+            found.append(f"{name}: {row['shared']} bytes of shared memory, {row['shared_limit']} are there")
+        if row["spills"] and not row["is_float32"]:
+            found.append(f"{name}: spills {row['spills']}")
+        if is_matrix_kernel and not row["matrix_instruction"] and not row["is_float32"]:
+            found.append(f"{name}: no matrix instruction")
+    return found
+
+
+def markdown(rows: list[Row]) -> str:
+    """Registers and KiB of shared memory, a column a chip."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        spills = f", **{row['spills']} spilled**" if row["spills"] else ""
+        cell = f"{row['registers']} / {row['shared'] / KIB:.0f}{spills}"
+        cells.setdefault((row["kernel"], row["case"]), {})[row["chip"]] = cell
+    names = [chip.name for chip in CHIPS]
+    lines = [f"| kernel | case | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
+    for (kernel, case), found in sorted(cells.items()):
+        lines.append(f"| {kernel} | {case} | {' | '.join(found.get(name, '') for name in names)} |")
+    return "\n".join([*lines, "", "Registers of a thread / KiB of shared memory; empty: as in a row above, or no FP8."])
+
+
+def main() -> int:
+    labels = [case.label for case in cases()]
+    parser = argparse.ArgumentParser(description="Compile every kernel for GPUs that need not be there.")
+    parser.add_argument("--case", action="append", default=[], choices=labels, metavar="LABEL", help="only this one")
+    parser.add_argument("--chip", action="append", default=[], choices=[chip.name for chip in CHIPS], help="only this")
+    parser.add_argument("--json", type=Path, help="write the table with its conditions here")
+    options = parser.parse_args()
+    rows = compile_cases(options.case, options.chip)
+    found = problems(rows)
+    if options.json:
+        result = {"triton": triton.__version__, "torch": torch.__version__, "problems": found, "rows": rows}
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(markdown(rows))
+    print("\n".join(found), file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
