@@ -145,9 +145,13 @@ def attention(
     num_tokens, fp8_scale = NUM_REQUESTS * num_rows, empty(1) if is_fp8 else None
     qkv = empty(num_tokens, sum(heads), model.head_dim, dtype=dtype)
     cache = empty(2, MAX_BLOCKS, BLOCK_SIZE, heads[1], model.head_dim, dtype=chip.fp8 if is_fp8 else dtype)
+    query, key, value = qkv.tensor_split((heads[0], heads[0] + heads[1]), dim=1)
     speculative_attention(
-        *qkv.split(heads, 1),
-        *cache.unbind(),
+        query,
+        key,
+        value,
+        cache[0],
+        cache[1],
         empty_int32(NUM_REQUESTS, MAX_BLOCKS),
         empty_int32(NUM_REQUESTS + 1),
         empty_int32(NUM_REQUESTS),

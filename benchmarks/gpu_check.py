@@ -53,12 +53,15 @@ def steps(output: Path, device: str, pair: Path) -> list[Step]:
     no_vllm = None if importlib.util.find_spec("vllm") else "vLLM can't be imported"
     no_benchmark = None if importlib.util.find_spec("pytest_benchmark") else "pytest-benchmark is not installed"
     enlarge = (sys.executable, str(ROOT / "benchmarks" / "enlarge.py"), "--shape", SHAPE, "--output", str(pair))
-    bench = (sys.executable, "-m", "vllm_pard.cli", "bench", str(pair / "target"), "--draft", str(pair / "draft"))
-    bench += ("--ar-draft", str(pair / "draft_ar"), "--methods", METHODS, "--placement", "in-turn", "--runs", "3")
-    bench += ("--num-speculative-tokens", str(NUM_SPECULATIVE_TOKENS), "--concurrency", "1,4,16,64")
-    bench += ("--requests-per-user", "2", "--ignore-eos", "--json", str(output / f"bench_{SHAPE}_{device}.json"))
-    kernels = (*PYTEST, str(ROOT / "benchmarks" / "kernels"))
-    kernels += (f"--benchmark-json={output / f'kernels_{device}.json'}",)
+    bench = (
+        *(sys.executable, "-m", "vllm_pard.cli", "bench", str(pair / "target")),
+        *("--draft", str(pair / "draft"), "--ar-draft", str(pair / "draft_ar"), "--methods", METHODS),
+        *("--placement", "in-turn", "--runs", "3", "--num-speculative-tokens", str(NUM_SPECULATIVE_TOKENS)),
+        *("--concurrency", "1,4,16,64", "--requests-per-user", "2", "--ignore-eos"),
+        *("--json", str(output / f"bench_{SHAPE}_{device}.json")),
+    )
+    results = output / f"kernels_{device}.json"
+    kernels = (*PYTEST, str(ROOT / "benchmarks" / "kernels"), f"--benchmark-json={results}")
     return [
         Step("kernels against their twins", (*PYTEST, str(ROOT / "tests" / "ops")), 180),
         Step("kernel benchmarks", kernels, 120, no_benchmark),

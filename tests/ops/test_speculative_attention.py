@@ -86,6 +86,7 @@ def make_step(
     """Random requests whose blocks lie scattered; what no request may read is NaN, and so is the output."""
     num_rows, heads = sum(rows) + padding_rows, num_kv_heads * (group_size + 2)
     qkv = torch.randn(num_rows, heads + 1, head_size)[:, :heads].to(dtype)  # rows are not contiguous
+    qkv[sum(rows) :] = NAN
     query, key, value = qkv.split([group_size * num_kv_heads, num_kv_heads, num_kv_heads], 1)
     counts = [-(-prefix // block_size) for prefix in prefixes]
     caches = make_cache(layout, sum(counts) + 2, block_size, num_kv_heads, head_size)
@@ -120,12 +121,13 @@ def random_tree(num_rows: int) -> list[int]:
 
 
 def masks_of(trees: Sequence[Sequence[int]], padding_rows: int = 2) -> Tensor:
-    """Bit j of row i: j is i or an ancestor of it. Padding rows see everything, and nobody reads them."""
+    """Bit j of row i: j is i or an ancestor of it. Bits beyond the request's rows mean nothing, so all are set."""
     masks: list[int] = []
     for parents in trees:
         first = len(masks)
         for row, parent in enumerate(parents):
-            masks.append(1 << row | (masks[first + parent] if parent >= 0 else 0))
+            beyond = (1 << 64) - (1 << len(parents))
+            masks.append(beyond | 1 << row | (masks[first + parent] if parent >= 0 else 0))
     signed = [mask - (1 << 64) if mask >> 63 else mask for mask in masks]
     return torch.tensor(signed + [-1] * padding_rows, dtype=torch.int64, device=DEVICE)
 
