@@ -112,7 +112,8 @@ def _speculative_attention_kernel(
         # A row's own position is as far behind the prefix as it sees new rows.
         num_seen = offs_row + 1
         if HAS_ANCESTORS:
-            bits = (ancestors[:, None] >> tl.arange(0, 64)[None, :].to(tl.int64)) & 1
+            offs_bit = tl.arange(0, 64)
+            bits = (ancestors[:, None] >> offs_bit[None, :].to(tl.int64)) & (offs_bit < num_rows)[None, :].to(tl.int64)
             num_seen = tl.maximum(tl.sum(bits, 1), 1).to(tl.int32)
         first_seen = num_cached + num_seen - window
 
