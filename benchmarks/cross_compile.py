@@ -188,12 +188,13 @@ def layout(chip: Chip, *, num_drafts: int) -> None:
     )
 
 
-def head(chip: Chip, *, model: ModelShape, num_rows: int, k: int, dtype: torch.dtype = torch.bfloat16) -> None:
+def head(chip: Chip, *, model: ModelShape, num_rows: int, k: int, is_int8: bool = False) -> None:
     """The draft's best k tokens for each mask row."""
     lm_head_top_k(
-        empty(num_rows, model.hidden_size, dtype=dtype),
-        empty(model.vocab_size, model.hidden_size, dtype=dtype),
+        empty(num_rows, model.hidden_size, dtype=torch.bfloat16),
+        empty(model.vocab_size, model.hidden_size, dtype=torch.int8 if is_int8 else torch.bfloat16),
         k=k,
+        weight_scale=empty(model.vocab_size) if is_int8 else None,
         workspace=top_k_workspace(num_rows=num_rows, k=k, device="meta", num_splits=264),
     )
 
@@ -231,9 +232,11 @@ def cases() -> Iterator[Case]:
     for k in (8, 15):
         yield Case(label=f"drafts, K={k}", call=partial(layout, num_drafts=k))
     for name, model in (("Llama-3.2-1B", LLAMA_3_2_1B), ("Qwen3-0.6B", QWEN3_0_6B)):
-        for num_rows, k in ((8, 1), (15, 4), (64, 1), (64, 8)):
+        for num_rows, k in ((8, 1), (15, 4), (64, 1), (64, 8), (240, 1)):
             call = partial(head, model=model, num_rows=num_rows, k=k)
             yield Case(label=f"{name} draft, {num_rows} rows, top {k}", call=call)
+            if k == 1:
+                yield Case(label=f"{name} draft, {num_rows} rows, int8", call=partial(call, is_int8=True))
 
 
 def compile_cases(labels: list[str], chips: list[str]) -> list[Row]:

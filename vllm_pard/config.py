@@ -57,6 +57,7 @@ class PardConfig:
     model: str | None = None  # draft folder or hub name; None asks the catalog
     num_speculative_tokens: int | None = None  # K; None takes what the draft was trained for
     mask_token_id: int | None = None  # None reads the draft's config.json
+    draft_vocab: str | None = None  # file with a JSON list of the ids that may be drafted; None drafts all
     mode: Mode = "auto"  # "auto" is target-independent until this version serves PARD-2's target-dependent mode
     upstream: Mapping[str, Any] = field(default_factory=dict)  # fields of vLLM's SpeculativeConfig, as given
 
@@ -67,6 +68,8 @@ class PardConfig:
             check_num_speculative_tokens(self.num_speculative_tokens)
         if self.mask_token_id is not None and not _is_int(self.mask_token_id, at_least=0):
             raise ConfigError(f'"mask_token_id" must be a token id, an integer from 0; got {self.mask_token_id!r}')
+        if self.draft_vocab is not None and (not isinstance(self.draft_vocab, str) or not self.draft_vocab):
+            raise ConfigError(f'"draft_vocab" must be a file with a JSON list of token ids; got {self.draft_vocab!r}')
         if self.mode not in get_args(Mode):
             raise ConfigError(
                 f'"mode" must be one of {", ".join(get_args(Mode))}; got {self.mode!r}. '

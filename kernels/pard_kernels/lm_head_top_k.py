@@ -6,29 +6,16 @@ leaves its k best and its sum of exponentials. Splits, and ranks of tensor paral
 N rows · S splits · P parts
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from pard_kernels.merge_top_k import HIGHEST, LOWEST, NO_ID, TopK, empty_lists, keep_best, merge_top_k
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 MAX_K = 64
-MAX_CANDIDATES = 1024  # that are merged at a time
 PROGRAMS_PER_MULTIPROCESSOR = 2  # as many as fit beside each other: one wave
-
-NO_ID = tl.constexpr(1 << 30)  # and above: ids that no token has
-HIGHEST = tl.constexpr(torch.finfo(torch.float32).max)
-LOWEST = tl.constexpr(torch.finfo(torch.float32).min)  # stands for -inf where -inf means none
-
-
-class TopK(NamedTuple):
-    """Tokens from the best down; of equal logits the smallest id is best. A workspace adds splits in front."""
-
-    ids: Tensor  # [N, k] int64
-    logits: Tensor  # [N, k] float32
-    log_sum_exps: Tensor  # [N] float32
 
 
 def launch_shape(num_rows: int, k: int, dtype: torch.dtype) -> dict[str, int]:
@@ -70,47 +57,19 @@ def top_k_workspace(*, num_rows: int, k: int, device: torch.device | str, num_sp
     )
 
 
-@triton.jit
-def _keep_best(top, top_ids, logits, ids, k):
-    """Let the k best logits of a tile into the lists of the best so far, which are in no order; -inf means none.
-
-    Ends early once no row's next best gets in.
-    """
-    num_taken = 0
-    is_open = True
-    while is_open:
-        best = tl.max(logits, 1)[:, None]
-        best_id = tl.min(tl.where(logits == best, ids, NO_ID), 1)[:, None]
-        worst = tl.min(top, 1)[:, None]
-        worst_id = tl.max(tl.where(top == worst, top_ids, -1), 1)[:, None]
-        gets_in = (best > worst) | ((best == worst) & (best_id < worst_id) & (best > float("-inf")))
-        is_replaced = gets_in & (top_ids == worst_id)
-        top = tl.where(is_replaced, best, top)
-        top_ids = tl.where(is_replaced, best_id, top_ids)
-        logits = tl.where(ids == best_id, float("-inf"), logits)
-        num_taken += 1
-        is_open = (num_taken < k) & (tl.max(gets_in.to(tl.int32)) > 0)
-    return top, top_ids
-
-
-@triton.jit
-def _empty_lists(NUM_LISTS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Nothing in them; ids differ, so that one slot is replaced at a time."""
-    ids = NO_ID + tl.arange(0, BLOCK_K)[None, :] + tl.zeros([NUM_LISTS, BLOCK_K], tl.int32)
-    return tl.full([NUM_LISTS, BLOCK_K], float("-inf"), tl.float32), ids
-
-
 @triton.jit(do_not_specialize=["num_rows", "num_valid", "k", "num_row_tiles", "tiles_per_split"])
 def _lm_head_top_k_kernel(
     hidden_ptr, stride_hidden_row, stride_hidden_dim,
     weight_ptr, stride_weight_row, stride_weight_dim,
+    weight_scale_ptr, stride_weight_scale_row,
     bias_ptr, stride_bias_row,
     ids_ptr, stride_ids_split, stride_ids_row,
     logits_ptr, stride_logits_split, stride_logits_row,
     log_sum_exps_ptr, stride_log_sum_exps_split, stride_log_sum_exps_row,
     num_rows, hidden_size, num_valid, k, scale, soft_cap, num_row_tiles, tiles_per_split,
     BLOCK_ROWS: tl.constexpr, BLOCK_VOCAB: tl.constexpr, BLOCK_HIDDEN: tl.constexpr,
-    BLOCK_K: tl.constexpr, PAD_HIDDEN: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
+    BLOCK_K: tl.constexpr, PAD_HIDDEN: tl.constexpr,
+    IS_INT8: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
 ):  # fmt: skip
     # Row tiles of the same weights start side by side, so that the cache serves all but the first.
     row_tile = tl.program_id(0).to(tl.int64) % num_row_tiles
@@ -125,7 +84,7 @@ def _lm_head_top_k_kernel(
     # The maximum, which exponents are relative to; finite, so that no difference of infinities is NaN.
     row_base = tl.full([BLOCK_ROWS], LOWEST, tl.float32)
     row_sum = tl.zeros([BLOCK_ROWS], tl.float32)
-    top, top_ids = _empty_lists(BLOCK_ROWS, BLOCK_K)
+    top, top_ids = empty_lists(BLOCK_ROWS, BLOCK_K)
 
     for tile in range(first_tile, end_tile):
         offs_vocab = tile * BLOCK_VOCAB + tl.arange(0, BLOCK_VOCAB)
@@ -141,7 +100,9 @@ def _lm_head_top_k_kernel(
             else:
                 hidden = tl.load(hidden_ptrs + offs_dim[None, :] * stride_hidden_dim)  # [BLOCK_ROWS, BLOCK_HIDDEN]
                 weight = tl.load(weight_ptrs + offs_dim[:, None] * stride_weight_dim)  # [BLOCK_HIDDEN, BLOCK_VOCAB]
-            logits = tl.dot(hidden, weight, logits, input_precision="ieee")
+            logits = tl.dot(hidden, weight.to(hidden.dtype), logits, input_precision="ieee")
+        if IS_INT8:
+            logits *= tl.load(weight_scale_ptr + vocab_rows * stride_weight_scale_row)[None, :]
         if HAS_BIAS:
             logits += tl.load(bias_ptr + vocab_rows * stride_bias_row).to(tl.float32)[None, :]
         if HAS_SOFT_CAP:
@@ -158,7 +119,7 @@ def _lm_head_top_k_kernel(
         row_sum += tl.sum(tl.exp(logits - new_base[:, None]), 1)
         row_base = new_base
         if BLOCK_K > 1:
-            top, top_ids = _keep_best(top, top_ids, tl.maximum(logits, LOWEST), offs_vocab[None, :], k)
+            top, top_ids = keep_best(top, top_ids, tl.maximum(logits, LOWEST), offs_vocab[None, :], k)
         else:
             tile_id = tl.min(tl.where(logits == tile_max[:, None], offs_vocab[None, :], NO_ID), 1)
             best = tl.maximum(tile_max, LOWEST)[:, None]
@@ -174,89 +135,28 @@ def _lm_head_top_k_kernel(
     tl.store(logits_ptrs[:, None] + offs_k, top, mask=mask_row[:, None])
 
 
-@triton.jit(do_not_specialize=["num_parts", "num_slots", "k", "vocab_start"])
-def _merge_top_k_kernel(
-    part_ids_ptr, stride_part_ids_part, stride_part_ids_row, stride_part_ids_slot,
-    part_logits_ptr, stride_part_logits_part, stride_part_logits_row, stride_part_logits_slot,
-    part_log_sum_exps_ptr, stride_part_log_sum_exps_part, stride_part_log_sum_exps_row,
-    ids_ptr, logits_ptr, log_sum_exps_ptr,
-    num_parts, num_slots, k, vocab_start,
-    BLOCK_PARTS: tl.constexpr, BLOCK_CANDIDATES: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    offs_part = tl.arange(0, BLOCK_PARTS).to(tl.int64)
-    log_sums_offsets = offs_part * stride_part_log_sum_exps_part + row * stride_part_log_sum_exps_row
-    log_sums = tl.load(part_log_sum_exps_ptr + log_sums_offsets, mask=offs_part < num_parts, other=float("-inf"))
-    base = tl.minimum(tl.maximum(tl.max(log_sums, 0), LOWEST), HIGHEST)
-    tl.store(log_sum_exps_ptr + row, base + tl.log(tl.sum(tl.exp(log_sums - base), 0)))
-
-    top, top_ids = _empty_lists(1, BLOCK_K)
-    for start in range(0, num_parts * num_slots, BLOCK_CANDIDATES):
-        offs_candidate = (start + tl.arange(0, BLOCK_CANDIDATES)).to(tl.int64)[None, :]
-        part, slot = offs_candidate // num_slots, offs_candidate % num_slots
-        mask_candidate = part < num_parts
-        ids_offsets = part * stride_part_ids_part + row * stride_part_ids_row + slot * stride_part_ids_slot
-        ids = tl.load(part_ids_ptr + ids_offsets, mask=mask_candidate, other=NO_ID).to(tl.int32)
-        logits_offsets = part * stride_part_logits_part + row * stride_part_logits_row + slot * stride_part_logits_slot
-        logits = tl.load(part_logits_ptr + logits_offsets, mask=mask_candidate, other=float("-inf"))
-        logits = tl.where(ids < NO_ID, tl.maximum(logits, LOWEST), float("-inf"))
-        top, top_ids = _keep_best(top, top_ids, logits, ids, k)
-
-    other, other_ids = tl.trans(top), tl.trans(top_ids)  # [BLOCK_K, 1]
-    is_better = tl.where(other == top, other_ids < top_ids, other > top)
-    num_better = tl.sum(is_better.to(tl.int32), 0)[None, :]
-    mask_k = num_better < k
-    tl.store(ids_ptr + row * k + num_better, top_ids.to(tl.int64) + vocab_start, mask=mask_k)
-    tl.store(logits_ptr + row * k + num_better, tl.where(top == LOWEST, float("-inf"), top), mask=mask_k)
-
-
-def merge_top_k(
-    ids: Tensor, logits: Tensor, log_sum_exps: Tensor, *, k: int | None = None, vocab_start: int = 0
-) -> TopK:
-    """One launch, one program a row. Definition and argument shapes: `reference_sampling.merge_top_k`."""
-    if ids.ndim != 3 or logits.shape != ids.shape or log_sum_exps.shape != ids.shape[:2]:
-        raise ValueError(
-            "ids and logits must be [P, N, k] and log_sum_exps [P, N]; "
-            f"got {tuple(ids.shape)}, {tuple(logits.shape)} and {tuple(log_sum_exps.shape)}"
-        )
-    num_parts, num_rows, num_slots = ids.shape
-    k = num_slots if k is None else k
-    merged = TopK(
-        ids=torch.empty(num_rows, k, dtype=torch.int64, device=ids.device),
-        logits=torch.empty(num_rows, k, dtype=torch.float32, device=ids.device),
-        log_sum_exps=torch.empty(num_rows, dtype=torch.float32, device=ids.device),
-    )
-    _merge_top_k_kernel[(num_rows,)](
-        ids, *ids.stride(),
-        logits, *logits.stride(),
-        log_sum_exps, *log_sum_exps.stride(),
-        *merged,
-        num_parts, num_slots, k, vocab_start,
-        BLOCK_PARTS=triton.next_power_of_2(num_parts),
-        BLOCK_CANDIDATES=min(MAX_CANDIDATES, max(32, triton.next_power_of_2(num_parts * num_slots))),
-        BLOCK_K=triton.next_power_of_2(k),
-        num_warps=8 if k > 16 else 4,
-    )  # fmt: skip
-    return merged
-
-
-def _check(
-    hidden: Tensor, weight: Tensor, k: int, bias: Tensor | None, soft_cap: float, num_valid: int, workspace: TopK
-) -> None:
+def _check_head(hidden: Tensor, weight: Tensor, weight_scale: Tensor | None, bias: Tensor | None) -> None:
     num_vocab_rows, hidden_size = weight.shape
-    if hidden.shape[1:] != (hidden_size,) or hidden.dtype not in DTYPES or weight.dtype != hidden.dtype:
+    weight_dtype = hidden.dtype if weight_scale is None else torch.int8
+    if hidden.shape[1:] != (hidden_size,) or hidden.dtype not in DTYPES or weight.dtype != weight_dtype:
         raise ValueError(
             f"hidden must be [N, {hidden_size}], as weight {tuple(weight.shape)}, and both of one dtype, float16, "
-            f"bfloat16 or float32; got {tuple(hidden.shape)}, {hidden.dtype} and {weight.dtype}"
+            f"bfloat16 or float32, or weight int8 with a weight_scale; got {tuple(hidden.shape)}, {hidden.dtype} and "
+            f"{weight.dtype}"
         )
+    for name, tensor in (("bias", bias), ("weight_scale", weight_scale)):
+        if tensor is not None and tensor.shape != (num_vocab_rows,):
+            raise ValueError(f"{name} must be [{num_vocab_rows}]; got {tuple(tensor.shape)}")
+
+
+def _check_sizes(hidden: Tensor, num_vocab_rows: int, k: int, soft_cap: float, num_valid: int, workspace: TopK) -> None:
     if not 1 <= k <= min(MAX_K, num_valid) or num_valid > num_vocab_rows:
         raise ValueError(
             f"weight has {num_vocab_rows} rows, so num_valid must be 1 to {num_vocab_rows}, and k 1 to {MAX_K} and no "
             f"more than num_valid; got num_valid={num_valid} and k={k}"
         )
-    if (bias is not None and bias.shape != (num_vocab_rows,)) or soft_cap < 0:
-        got = f"{bias if bias is None else tuple(bias.shape)} and {soft_cap}"
-        raise ValueError(f"bias must be [{num_vocab_rows}] and soft_cap 0 (none) or more; got {got}")
+    if soft_cap < 0:
+        raise ValueError(f"soft_cap must be 0 (none) or more; got {soft_cap}")
     if workspace.ids.shape[1] < hidden.shape[0] or workspace.ids.shape[2] != triton.next_power_of_2(k):
         got = f"{tuple(workspace.ids.shape)} [S, N, k as a power of two]"
         raise ValueError(f"the workspace must be top_k_workspace(num_rows={hidden.shape[0]} or more, k={k}); got {got}")
@@ -267,6 +167,7 @@ def lm_head_top_k(
     weight: Tensor,
     *,
     k: int,
+    weight_scale: Tensor | None = None,
     bias: Tensor | None = None,
     scale: float = 1.0,
     soft_cap: float = 0.0,
@@ -278,7 +179,8 @@ def lm_head_top_k(
     num_rows, hidden_size = hidden.shape
     num_valid = weight.shape[0] if num_valid is None else num_valid
     workspace = workspace or top_k_workspace(num_rows=num_rows, k=k, device=hidden.device)
-    _check(hidden, weight, k, bias, soft_cap, num_valid, workspace)
+    _check_head(hidden, weight, weight_scale, bias)
+    _check_sizes(hidden, weight.shape[0], k, soft_cap, num_valid, workspace)
     shape = launch_shape(num_rows, k, hidden.dtype)
     num_row_tiles = triton.cdiv(num_rows, shape["BLOCK_ROWS"])
     num_tiles = triton.cdiv(num_valid, shape["BLOCK_VOCAB"])
@@ -288,12 +190,13 @@ def lm_head_top_k(
     _lm_head_top_k_kernel[(num_row_tiles * num_splits,)](
         hidden, *hidden.stride(),
         weight, *weight.stride(),
+        weight_scale, 0 if weight_scale is None else weight_scale.stride(0),
         bias, 0 if bias is None else bias.stride(0),
         ids, *ids.stride()[:2],
         logits, *logits.stride()[:2],
         log_sum_exps, *log_sum_exps.stride(),
         num_rows, hidden_size, num_valid, k, scale, soft_cap, num_row_tiles, tiles_per_split,
         BLOCK_K=ids.shape[2], PAD_HIDDEN=hidden_size % shape["BLOCK_HIDDEN"] > 0,
-        HAS_BIAS=bias is not None, HAS_SOFT_CAP=soft_cap > 0, **shape,
+        IS_INT8=weight_scale is not None, HAS_BIAS=bias is not None, HAS_SOFT_CAP=soft_cap > 0, **shape,
     )  # fmt: skip
     return merge_top_k(ids, logits, log_sum_exps, k=k, vocab_start=vocab_start)

@@ -6,14 +6,15 @@ N rows · H hidden size · V rows of weight · P parts
 import torch
 from torch import Tensor
 
-from pard_kernels.lm_head_top_k import TopK
+from pard_kernels.merge_top_k import TopK
 
 
 def lm_head_top_k(
     hidden: Tensor,  # [N, H] float16, bfloat16 or float32, any strides
-    weight: Tensor,  # [V, H] as hidden, any strides
+    weight: Tensor,  # [V, H] as hidden, or int8 with weight_scale; any strides
     *,
     k: int,  # 1 to 64, no more than num_valid
+    weight_scale: Tensor | None = None,  # [V] float32
     bias: Tensor | None = None,  # [V]
     scale: float = 1.0,
     soft_cap: float = 0.0,  # 0: none
@@ -23,9 +24,10 @@ def lm_head_top_k(
 ) -> TopK:
     """The k best tokens of each row and the sum of exponentials of all its logits, from the best down.
 
-    Logits are `hidden @ weight.T + bias` in float32, then capped to `soft_cap * tanh(logit / soft_cap)`, then
-    multiplied by `scale`: vLLM's order. Rows of weight from num_valid on are padding. Row v is token `vocab_start + v`:
-    each rank of tensor parallelism takes its part of the vocabulary, and `merge_top_k` makes one of them.
+    Logits are `hidden @ weight.T * weight_scale + bias` in float32, then capped to `soft_cap * tanh(logit / soft_cap)`,
+    then multiplied by `scale`: vLLM's order. Rows of weight from num_valid on are padding. Row v is token
+    `vocab_start + v`: each rank of tensor parallelism takes its part of the vocabulary, and `merge_top_k` makes one of
+    them.
 
     Of equal logits the smallest id is best. NaN counts as -inf, so that a row of nothing but NaN gets the first ids.
 
@@ -36,6 +38,8 @@ def lm_head_top_k(
     if not 1 <= k <= num_valid:
         raise ValueError(f"k must be 1 to num_valid={num_valid}; got {k}")
     logits = hidden.float() @ weight[:num_valid].float().T  # [N, num_valid]
+    if weight_scale is not None:
+        logits = logits * weight_scale[:num_valid]
     if bias is not None:
         logits = logits + bias[:num_valid].float()
     if soft_cap > 0:

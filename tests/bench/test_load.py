@@ -10,7 +10,6 @@ from vllm_pard.demo import demo_path
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.process import ProcessError
 
-pytest.importorskip("vllm")
 pytestmark = pytest.mark.usefixtures("fake_server")
 
 SAMPLING = Sampling(max_tokens=6)

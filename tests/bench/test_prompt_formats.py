@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from vllm_pard.bench.prompt_formats import PUBLIC_SETS, SPEED_BENCH_PLACEHOLDER
 from vllm_pard.bench.prompt_sets import load_prompts
@@ -77,8 +79,7 @@ def load(name: str | Path, category: str | None = None) -> list[Prompt]:
 def test_public_set_from_a_file(name: str, suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"copy{suffix}"
     if suffix == ".parquet":
-        pyarrow = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.Table.from_pylist([ROWS[name]]), path)
+        parquet.write_table(pyarrow.Table.from_pylist([ROWS[name]]), path)
     else:
         path.write_text(json.dumps([ROWS[name]] if suffix == ".json" else ROWS[name]))
     found = load_prompts(f"{name}={path}", num_prompts=None, seed=0)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import datasets
+import huggingface_hub
 import pytest
 
 from vllm_pard.bench.prompt_sets import PromptSet, load_prompts
@@ -32,8 +34,6 @@ def load(name: str) -> PromptSet:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """Serve these rows, or this error, instead of the hub; the list fills with the arguments of the calls."""
-    datasets = pytest.importorskip("datasets")
-    import huggingface_hub
 
     def serve(answer: Any, *, offline: bool = False, cache: str = "") -> list[Any]:
         calls: list[Any] = []
@@ -82,8 +82,7 @@ def test_cached_copy_when_offline(cache: str, revision: str, hub: Callable[..., 
 
 
 def hub_errors() -> list[Any]:
-    exceptions = pytest.importorskip("datasets.exceptions")
-    offline = pytest.importorskip("huggingface_hub.errors").OfflineModeIsEnabled
+    exceptions, offline = datasets.exceptions, huggingface_hub.errors.OfflineModeIsEnabled
     return [
         (ConnectionError("Couldn't reach the Hub"), "Couldn't reach the Hub"),
         (TimeoutError(), "TimeoutError"),
@@ -114,7 +113,6 @@ def test_hub_failure(case: int, hub: Callable[..., list[Any]]) -> None:
 
 def test_really_offline(tmp_path: Path) -> None:
     """The libraries read the variable when they are imported, so this takes a process of its own."""
-    pytest.importorskip("datasets")
     code = "from vllm_pard.bench.prompt_sets import load_prompts; load_prompts('gsm8k', num_prompts=1, seed=0)"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
@@ -123,7 +121,8 @@ def test_really_offline(tmp_path: Path) -> None:
     assert last.endswith("or unset HF_HUB_OFFLINE")
 
 
-def test_datasets_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.parquet").touch()
     real = builtins.__import__
 
     def without(name: str, *arguments: Any, **options: Any) -> Any:
@@ -136,7 +135,7 @@ def test_datasets_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PromptError, match=r"'gsm8k' .*: pip install 'vllm-pard\[bench\]', or give gsm8k=FILE$"):
         load("gsm8k")
     with pytest.raises(PromptError, match=r"'x.parquet' needs `datasets`: pip install 'vllm-pard\[bench\]'"):
-        load("gsm8k=x.parquet")
+        load(f"gsm8k={tmp_path / 'x.parquet'}")
     assert len(load("demo").prompts) > 0
 
 

@@ -87,4 +87,5 @@ def test_every_case(tmp_path: Path) -> None:
     _, table = cross_compile(tmp_path)
     assert table["problems"] == []
     launchers = {name for name in pard_kernels.__all__ if name.islower() and "workspace" not in name}
-    assert kernels_of(table) == {(kernel, chip) for kernel in launchers - {"choose_num_splits"} for chip in CHIPS}
+    launchers -= {"choose_num_splits", "median_milliseconds"}
+    assert kernels_of(table) == {(kernel, chip) for kernel in launchers for chip in CHIPS}

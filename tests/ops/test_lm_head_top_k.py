@@ -16,6 +16,7 @@ from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 module: Any = importlib.import_module("pard_kernels.lm_head_top_k")
+merge_module: Any = importlib.import_module("pard_kernels.merge_top_k")
 
 # fp32 has 24 significant bits; a sum of exponentials and its logarithm near 100 lose a few of them.
 LOG_SUM_EXP_TOL = {"atol": 2e-5, "rtol": 1e-6}
@@ -36,7 +37,7 @@ def _poison_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton 3.9's interpreter multiplies bfloat16 as integers."""
+    """Triton 3.9's interpreter multiplies bfloat16 as integers, and takes the bits of an integer for one."""
     if DEVICE != "cpu":
         return
     import triton.language as tl
@@ -45,6 +46,11 @@ def _bfloat16_products(monkeypatch: pytest.MonkeyPatch) -> None:
     def exact(handle: Any) -> Any:
         return builder.create_fp_to_fp(handle, tl.float32, None) if handle.dtype.scalar == tl.bfloat16 else handle
 
+    def from_integer(self: Any, source: Any, dtype: Any) -> Any:
+        is_bfloat16 = dtype.scalar == tl.bfloat16
+        return self.cast_impl(self.cast_impl(source, tl.float32) if is_bfloat16 else source, dtype)
+
+    monkeypatch.setattr(type(builder), "create_si_to_fp", from_integer)
     dot = type(builder).create_dot
     monkeypatch.setattr(type(builder), "create_dot", lambda self, a, b, *others: dot(self, exact(a), exact(b), *others))
 
@@ -167,8 +173,8 @@ def test_ranks_equal_the_whole(k: int) -> None:
 
 def test_merge_takes_parts_in_any_order_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
     num_parts, num_rows, k = 12, 2, 6
-    monkeypatch.setattr(module, "MAX_CANDIDATES", 32)
-    assert num_parts * k > module.MAX_CANDIDATES, "they take more than one turn"
+    monkeypatch.setattr(merge_module, "MAX_CANDIDATES", 32)
+    assert num_parts * k > merge_module.MAX_CANDIDATES, "they take more than one turn"
     ids = torch.randperm(1000, device=DEVICE)[: num_parts * num_rows * k].view(num_parts, num_rows, k)
     logits = torch.randint(0, 4, ids.shape, device=DEVICE).float()
     log_sum_exps = torch.randn(num_rows, num_parts, device=DEVICE).T
@@ -257,42 +263,27 @@ def test_real_numbers(options: dict[str, Any], dtype: torch.dtype) -> None:
     assert torch.equal(got.ids[is_clear], every.ids[:, :k][is_clear])
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "k", "dtype"),
+    [(5, 1, torch.bfloat16), (33, 1, torch.float32), (17, 4, torch.float16)],
+    ids=["bf16", "row tiles", "k = 4"],
+)
+def test_int8_weight(num_rows: int, k: int, dtype: torch.dtype) -> None:
+    """Scales are powers of two, so that logits stay exact; the last row of weight uses all of int8."""
+    hidden = whole(num_rows, 200, dtype)
+    weight = torch.randint(-20, 21, (300, 200), device=DEVICE).to(torch.int8)
+    weight[299] = torch.tensor([-128, 127], dtype=torch.int8, device=DEVICE).repeat(100)
+    weight_scale = (2.0 ** torch.randint(-6, 0, (600,), device=DEVICE))[::2]
+    assert weight_scale.stride(0) == 2
+    options = {"k": k, "weight_scale": weight_scale, "bias": whole(300, 1, dtype)[:, 0]}
+    ids = run_both(hidden, weight, num_splits=3, **options).ids
+    assert len(ids.unique()) > num_rows // 2
+    plain = lm_head_top_k(hidden, weight.to(dtype), k=k, workspace=workspace(num_rows, k, 3)).ids
+    assert not torch.equal(ids, plain), "the scales decide"
+
+
 def test_large_logits_do_not_overflow() -> None:
     hidden, weight = 100 * whole(3, 64), whole(300, 64)
     out = run_both(hidden, weight, k=1)
     assert (out.logits > 1000).all()
     assert run_both(-hidden.abs(), weight.abs() + 1, k=1).log_sum_exps.max() < -1000
-
-
-@pytest.mark.parametrize("is_hip", [False, True])
-@pytest.mark.parametrize("dtype", module.DTYPES)
-def test_tiles_fit(dtype: torch.dtype, is_hip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """64 KiB on gfx942, 99 KiB for a program on most GPUs since sm_80."""
-    monkeypatch.setattr(torch.version, "hip", "7.0" if is_hip else None)
-    for num_rows in (1, 16, 17, 33, 64, 128, 1024):
-        for k in (1, 2, 64):
-            shape = module.launch_shape(num_rows, k, dtype)
-            num_elements = (shape["BLOCK_ROWS"] + shape["BLOCK_VOCAB"]) * shape["BLOCK_HIDDEN"]
-            assert num_elements * dtype.itemsize * (shape["num_stages"] - 1) <= (64 if is_hip else 99) * 1024
-            assert shape["BLOCK_VOCAB"] >= module.MAX_K, "a tile fills the list of the best"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"k": 65}, r"k 1 to 64 and no more than num_valid; got num_valid=100 and k=65"),
-        ({"k": 5, "num_valid": 4}, r"got num_valid=4 and k=5"),
-        ({"k": 1, "num_valid": 101}, r"num_valid must be 1 to 100"),
-        ({"k": 1, "num_valid": 0}, r"num_valid must be 1 to 100"),
-        ({"k": 1, "bias": torch.zeros(99)}, r"bias must be \[100\]"),
-        ({"k": 1, "soft_cap": -1.0}, r"soft_cap 0 \(none\) or more"),
-        ({"k": 2, "workspace": top_k_workspace(num_rows=4, k=1, device="cpu")}, r"num_rows=4 or more, k=2"),
-        ({"k": 1, "workspace": top_k_workspace(num_rows=3, k=1, device="cpu")}, r"num_rows=4 or more, k=1"),
-        ({"k": 1, "weight": torch.zeros(100, 32)}, r"hidden must be \[N, 32\]"),
-        ({"k": 1, "weight": torch.zeros(100, 64, dtype=torch.float8_e4m3fn)}, r"both of one dtype"),
-        ({"k": 1, "weight": torch.zeros(100, 64, dtype=torch.float16)}, r"both of one dtype"),
-    ],
-)  # fmt: skip
-def test_refusals(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        lm_head_top_k(**({"hidden": torch.zeros(4, 64), "weight": torch.zeros(100, 64)} | options))

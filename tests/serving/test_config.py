@@ -124,12 +124,35 @@ def test_survives_pickling_without_plugins(configure: Configure) -> None:
         ({"tensor_parallel_size": 1}, '"draft_tensor_parallel_size"'),
         ({"model": "/no/such/folder"}, "there is no model folder '/no/such/folder'"),
         ({"model": 3}, "must be a draft folder or a hub name; got 3"),
+        ({"draft_vocab": ["ids.json"]}, r"must be a file with a JSON list of token ids; got \['ids.json'\]"),
+        ({"draft_vocab": "/no/such/ids.json"}, "can't read the draft vocabulary '/no/such/ids.json': No such file"),
         ({"num_speculative_tokens_per_batch_size": [[1, 8, 2]]}, "needs model runner V2, which needs Triton"),
     ],
 )
 def test_wrong_option(configure: Configure, given: dict[str, Any], message: str) -> None:
     with pytest.raises(PardError, match=message):
         configure(given)
+
+
+def test_draft_vocab(configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ids.json").write_text("[1, 319]")
+    spec = configure({"draft_vocab": "ids.json"}).speculative_config
+    assert spec.draft_vocab == str(tmp_path / "ids.json"), "workers may have another working directory"
+    with pytest.raises(PardError, match="under tensor parallelism needs model runner V2 and greedy drafts"):
+        configure({"draft_vocab": "ids.json"}, tensor_parallel_size=2)
+    Path("ids.json").write_text("[1, 320]")
+    with pytest.raises(PardError, match="has the token 320, but draft and target share 320 tokens only"):
+        configure({"draft_vocab": "ids.json"})
+
+
+@pytest.mark.parametrize(("quantization", "is_int8"), [(None, False), ("fp8", True)])
+def test_quantized_draft_reads_its_lm_head_in_8_bits(
+    configure: Configure, quantization: str | None, is_int8: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU has no fp8; what a GPU's config would be is asked for here."""
+    monkeypatch.setattr("vllm.platforms.cpu.CpuPlatform.supported_quantization", ["fp8"])
+    assert configure({"quantization": quantization}).speculative_config.draft_head_int8 is is_int8
 
 
 def test_hub_name_that_cannot_be_had(configure: Configure) -> None:

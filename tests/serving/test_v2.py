@@ -98,6 +98,21 @@ def test_draft_kv_check_fails_without_the_counter(run: Any) -> None:
     assert max(result["differences"]) > 0.1
 
 
+def test_hooks_of_adaptive_verification(run: Any) -> None:
+    """vLLM's estimator sees every draft's logits and grades each position that the target looked at."""
+    result = run("adaptive", num_drafts=4)
+    assert result["pard"] == result["plain"]
+    counts = result["counts"]
+    accepted = counts["num_accepted_tokens_per_pos"]
+    looked_at = [counts["num_drafts"], *accepted[:-1]]  # a position is reached if all before it were accepted
+    ends = 3  # a step that was in flight when its request ended is graded and not counted
+    assert all(n <= graded <= n + ends for graded, n in zip(result["graded"], looked_at, strict=True))
+    confidences = [p for row in result["confidences"] for p in row]
+    assert all(0 < p < 1 for p in confidences)
+    assert len(set(confidences)) > 6
+    assert len({f for row in result["features"] for f in row}) > 6
+
+
 def test_own_attention(run: Any) -> None:
     """Our kernel in the draft: the same tokens, the same acceptance, and no mask token in the cache."""
     num_drafts = 5

@@ -3,10 +3,15 @@
 run_scenario("scenarios_v2:preemption", runner="v2", target=..., draft=...) -> what the scenario returned, as JSON
 """
 
+import atexit
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +33,63 @@ ENGINE = {
 }
 
 
+@dataclass(frozen=True)
+class Launcher:
+    """A process that has imported vLLM, and forks itself for each scenario: the import takes longer than most."""
+
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, runner: str, environment: dict[str, str]) -> "Launcher":
+        process = subprocess.Popen(
+            [sys.executable, SUPPORT / "engine_main.py", runner],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        launcher = cls(process)
+        atexit.register(launcher.stop)
+        return launcher
+
+    def run(self, request: dict[str, Any], timeout: float) -> int:
+        """The exit status of the scenario's process; a scenario that takes too long ends the launcher with it."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(request, default=str), file=self.process.stdin, flush=True)
+        ready, _, _ = select.select([self.process.stdout], [], [], timeout)
+        line = self.process.stdout.readline() if ready else ""
+        if not line:
+            self.stop()
+            raise AssertionError(
+                f"{request['scenario']} did not end within {timeout:.0f} s, or took its launcher along"
+            )
+        return int(line)
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+LAUNCHERS: dict[tuple[Any, ...], Launcher] = {}
+
+
 def run_scenario(
     scenario: str, *, runner: str, timeout: float = 600, environment: dict[str, str] | None = None, **arguments: Any
 ) -> Any:
     """Call `module:function(**arguments)` in a fresh process; AssertionErrors and log lines come back as failures."""
-    completed = subprocess.run(
-        [sys.executable, SUPPORT / "engine_main.py", runner, scenario, json.dumps(arguments, default=str)],
-        env={**os.environ, **ENVIRONMENT, **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-    lines = [line for line in completed.stdout.splitlines() if line.startswith("RESULT ")]
-    if completed.returncode != 0 or not lines:
-        raise AssertionError(
-            f"{scenario} on {runner} ended with {completed.returncode}\n"
-            f"{completed.stdout[-3000:]}\n{completed.stderr[-6000:]}"
-        )
-    return json.loads(lines[-1].removeprefix("RESULT "))
+    variables = {**os.environ, **ENVIRONMENT, **(environment or {})}
+    variables.pop("PYTEST_CURRENT_TEST", None)
+    key = (runner, *sorted(variables.items()))
+    if key not in LAUNCHERS or LAUNCHERS[key].process.poll() is not None:
+        LAUNCHERS[key] = Launcher.start(runner, variables)
+    with tempfile.TemporaryDirectory(prefix="scenario-") as folder:
+        request = {"scenario": scenario, "arguments": arguments, "folder": folder}
+        status = LAUNCHERS[key].run(request, timeout)
+        result = Path(folder) / "result.json"
+        if status != 0 or not result.exists():
+            log = (Path(folder) / "log").read_text(errors="replace")
+            raise AssertionError(f"{scenario} on {runner} ended with {status}\n{log[-9000:]}")
+        return json.loads(result.read_text())

@@ -1,23 +1,67 @@
-"""The process of `engine.run_scenario`: RUNNER MODULE:FUNCTION ARGUMENTS.
+"""The process of `engine.Launcher`: RUNNER. Each line of stdin is a scenario; its exit status goes to stdout.
 
 RUNNER is "v1", "v2", or "v2-triton": the second with Triton attention instead of vLLM's C++ one for CPUs.
 
 A file of its own, since vLLM's spawned workers import it again, and on V2 each of them needs the interpreter.
 """
 
+import gc
 import importlib
 import json
+import multiprocessing
+import os
 import sys
+import traceback
+from pathlib import Path
+from typing import Any
 
-runner, scenario, arguments = sys.argv[1:4]
+runner = sys.argv[1]
 if runner != "v1":
     import v2_interpreter
 
-if __name__ == "__main__":
+
+def run(scenario: str, arguments: dict[str, Any], folder: str) -> None:
+    module, function = scenario.split(":")
+    result = getattr(importlib.import_module(module), function)(**arguments)
+    (Path(folder) / "result.json").write_text(json.dumps(result))
+
+
+def run_and_exit(request: dict[str, Any]) -> None:
+    """In the forked process: no teardown of an engine that nobody needs any more."""
+    log = os.open(Path(request["folder"]) / "log", os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    status = 1
+    try:
+        run(**request)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+        worker.join(10)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
     if runner != "v1":
         v2_interpreter.keep_asynchronous_scheduling()
     if runner == "v2-triton":
         v2_interpreter.use_triton_attention()
-    module, function = scenario.split(":")
-    result = getattr(importlib.import_module(module), function)(**json.loads(arguments))
-    print("RESULT " + json.dumps(result))
+    for module in ("scenarios", "scenarios_v1" if runner == "v1" else "scenarios_v2"):
+        importlib.import_module(module)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    gc.collect = lambda *_: 0  # type: ignore[assignment]  # a fifth of a short scenario, in a process that ends with it
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            run_and_exit(json.loads(line))
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

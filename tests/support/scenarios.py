@@ -67,6 +67,7 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
                 "prefills": int(batch.is_prefilling_np.sum()),
                 "chunks": int((reached < batch.prefill_len_np).sum()),
                 "num_drafts": num_drafts,
+                "widest_query": int(batch.num_scheduled_tokens.max()),
                 "rejected": int(step.num_rejected.sum()),
                 "rows": [],
             }
@@ -112,3 +113,29 @@ def draft_only(
     llm = make_llm(target, draft, num_drafts=num_drafts, spec=spec, **(options or {}))
     pard = generate(llm, prompts(tuple(prompt_lengths)), greedy(max_tokens))
     return {"pard": pard, "counts": spec_counts(llm)}
+
+
+def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = False) -> Any:
+    """Plain and PARD outputs, and every token that was drafted."""
+    requests, params = prompts((2, 9, 33)), greedy(14)
+    plain = generate(make_llm(target, None), requests, params)
+    if use_int8:
+        from vllm_pard.serving import draft_forward
+
+        choose = draft_forward.choose_head
+        draft_forward.choose_head = lambda *args, **kwargs: choose(*args, **(kwargs | {"use_int8": True}))
+    llm = make_llm(target, draft, spec=spec)
+    runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+    drafting = getattr(runner, "speculator", None) or runner.drafter
+    drafted, propose = set(), drafting.propose
+
+    def recording(*args: Any, **kwargs: Any) -> torch.Tensor:
+        tokens = propose(*args, **kwargs)
+        drafted.update(tokens.flatten().tolist())
+        return tokens
+
+    drafting.propose = recording
+    pard = generate(llm, requests, params)
+    if use_int8:
+        assert drafting.head.weight.dtype == torch.int8
+    return {"plain": plain, "pard": pard, "drafted": sorted(drafted), "counts": spec_counts(llm)}

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from recorded_graph import capture_draft_graphs
 from scenarios import (
     TEMPERATURE,
     generate,
@@ -65,6 +66,50 @@ def recorded_attention(num_splits: int) -> Iterator[list[int]]:
     attention.speculative_attention, attention.choose_num_splits = recording, lambda **_: num_splits
     yield calls
     attention.speculative_attention, attention.choose_num_splits = kernel, choose
+
+
+def graphs(target: str, draft: str, num_drafts: int, spec: dict[str, Any], temperature: float) -> Any:
+    """Draft steps replayed from graphs, which were captured before the first request, against eager ones."""
+    requests = prompts((2, 33, 70, 40, 9))
+    params = [
+        SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens, ignore_eos=True)
+        for seed, max_tokens in enumerate((36, 10, 6, 21, 16))
+    ]
+    kw = {"num_drafts": num_drafts, "spec": spec, "max_num_batched_tokens": 96}
+    eager = make_llm(target, draft, **kw)
+    result = {"eager": generate(eager, requests, params), "eager_counts": spec_counts(eager)}
+    llm = make_llm(target, draft, **kw)
+    captured = capture_draft_graphs(speculator(llm), [1, 2, 4])
+    with recorded_steps(llm) as steps:
+        tokens = generate(llm, requests, params)
+    replays = {f"{shape.num_reqs} x {shape.uniform_token_count}": g.num_replays for shape, g in captured.items()}
+    return result | {"graphs": tokens, "counts": spec_counts(llm), "steps": steps, "replays": replays}
+
+
+def adaptive(target: str, draft: str, num_drafts: int) -> Any:
+    """The speculator's side of adaptive verification: confidences of drafts, and the target's verdicts on them."""
+    from vllm_pard.serving.speculator import PardSpeculator
+
+    requests, params = prompts((2, 33, 70)), [greedy(40), greedy(30), greedy(20)]
+    plain = generate(make_llm(target, None), requests, params)
+    init = PardSpeculator.__init__
+
+    def with_estimator(self: PardSpeculator, *args: Any) -> None:
+        init(self, *args)
+        self.use_acceptance_estimator = True  # the option asks for CUDA graphs
+
+    PardSpeculator.__init__ = with_estimator
+    llm = make_llm(target, draft, num_drafts=num_drafts)
+    estimator = speculator(llm).acceptance_estimator
+    pard = generate(llm, requests, params)
+    return {
+        "plain": plain,
+        "pard": pard,
+        "counts": spec_counts(llm),
+        "graded": estimator.counts.tolist(),
+        "features": estimator.features[:3].tolist(),
+        "confidences": speculator(llm).draft_token_confidence_probs[:3].tolist(),
+    }
 
 
 def preemption(target: str, draft: str) -> Any:

@@ -1,7 +1,9 @@
 """The public prompt sets: where each one lies, which of its fields count, and how a row becomes a prompt."""
 
+import errno
 import importlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +159,8 @@ def _parse(place: str, text: str) -> Any:
 
 
 def _read_parquet(path: Path) -> list[Any]:
+    if not path.exists():
+        raise _unreadable(path, os.strerror(errno.ENOENT))
     try:
         parquet = importlib.import_module("pyarrow.parquet")  # comes with `datasets`; has no types
     except ImportError as error:

@@ -11,6 +11,7 @@ from vllm_pard.cli.demo import demo
 from vllm_pard.cli.doctor import doctor
 from vllm_pard.cli.generate import generate
 from vllm_pard.cli.patches import patches
+from vllm_pard.cli.vocabulary import vocabulary
 from vllm_pard.errors import PardError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(generate)
 app.command()(bench)
+app.command()(vocabulary)
 app.command()(doctor)
 app.command()(patches)
 

@@ -24,7 +24,7 @@ class DraftBacklog:
 
     def __init__(self, num_slots: int) -> None:
         self._backlog = np.zeros(num_slots, dtype=np.int32)
-        self._owner: list[str | None] = [None] * num_slots
+        self._owner = np.empty(num_slots, dtype=object)  # names of requests
         self._reached = np.zeros(num_slots, dtype=np.int32)
 
     def enter(
@@ -40,12 +40,9 @@ class DraftBacklog:
 
         A resumed request prefills again from a point before the one that it had reached.
         """
-        is_new = np.array(
-            [self._owner[slot] != name for slot, name in zip(slots, request_ids, strict=True)], dtype=bool
-        )
-        is_new |= is_prefill & (num_computed < self._reached[slots])
-        for slot, name in zip(slots[is_new], np.asarray(request_ids, dtype=object)[is_new], strict=True):
-            self._owner[slot] = name
+        names = np.array(request_ids, dtype=object)
+        is_new: BoolArray = (self._owner[slots] != names) | (is_prefill & (num_computed < self._reached[slots]))
+        self._owner[slots] = names
         self._backlog[slots[is_new]] = 0
         self._reached[slots] = num_computed + query_lens + will_sample
         return is_new

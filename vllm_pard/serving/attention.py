@@ -5,6 +5,7 @@ A step's new keys and values go from the layer straight into the kernel, so thos
 B requests · D draft rows · H query heads · N slots of a block
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -48,6 +49,9 @@ class PardAttentionMetadataBuilder(TritonAttentionMetadataBuilder):
             if device.type == "cuda"
             else NUM_MULTIPROCESSORS_OF_TESTS
         )
+        # Both outlive a step, since CUDA graphs read them: layers and steps that share them run one after another.
+        self.num_cached = torch.zeros(vllm_config.scheduler_config.max_num_seqs, dtype=torch.int32, device=device)
+        self.workspaces: list[Workspace] = []
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
@@ -55,7 +59,6 @@ class PardAttentionMetadataBuilder(TritonAttentionMetadataBuilder):
         metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)
         if not takes(common_attn_metadata.max_query_len):
             return metadata
-        starts = metadata.query_start_loc
         num_splits = choose_num_splits(
             num_requests=common_attn_metadata.num_reqs,
             num_rows=metadata.max_query_len,
@@ -66,12 +69,37 @@ class PardAttentionMetadataBuilder(TritonAttentionMetadataBuilder):
             max_num_cached=metadata.max_seq_len,
             num_multiprocessors=self.num_multiprocessors,
         )
-        sizes = (num_splits, metadata.num_actual_tokens, self.num_heads_q, self.kv_cache_spec.head_size)
-        return PardAttentionMetadata(
+        ours = PardAttentionMetadata(
             **{field.name: getattr(metadata, field.name) for field in fields(metadata)},
-            num_cached=metadata.seq_lens - (starts[1:] - starts[:-1]),
+            num_cached=self.num_cached[: common_attn_metadata.num_reqs],
             num_splits=num_splits,
-            partial=workspace(*sizes, self.device) if num_splits > 1 else None,
+            partial=self._workspace(num_splits, metadata.num_actual_tokens) if num_splits > 1 else None,
+        )
+        self.update_draft_decode_metadata(ours)
+        return ours
+
+    def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> TritonAttentionMetadata:
+        if takes(common_attn_metadata.max_query_len):
+            return self.build(0, common_attn_metadata)
+        return super().build_for_cudagraph_capture(common_attn_metadata)
+
+    def update_draft_decode_metadata(self, metadata: TritonAttentionMetadata) -> None:
+        """Refresh what depends on the step, on the device; a CUDA graph holds this ahead of the forward."""
+        if isinstance(metadata, PardAttentionMetadata):
+            starts = metadata.query_start_loc
+            torch.sub(metadata.seq_lens, starts[1:] - starts[:-1], out=metadata.num_cached)
+
+    def _workspace(self, num_splits: int, num_rows: int) -> Workspace:
+        """A view of memory that is large enough; none is ever freed, since a captured graph may write to it."""
+        shape, head_size = (num_splits, num_rows, self.num_heads_q), self.kv_cache_spec.head_size
+        size = math.prod(shape)
+        flat = next((flat for flat in self.workspaces if flat.log_sum_exp.numel() >= size), None)
+        if flat is None:
+            flat = workspace(1, 1 << (size - 1).bit_length(), 1, head_size, self.device)
+            self.workspaces.append(flat)
+        return Workspace(
+            output=flat.output.view(-1, head_size)[:size].view(*shape, head_size),
+            log_sum_exp=flat.log_sum_exp.view(-1)[:size].view(shape),
         )
 
 

@@ -153,6 +153,54 @@ V2_HOOKS = (
     Hook(module="vllm.config.compilation", name="CUDAGraphMode"),
 )
 
+GRAPH_HOOKS = (
+    Hook(module="vllm.v1.attention.backend", name="AttentionCGSupport"),
+    Hook(
+        module="vllm.v1.spec_decode.dynamic.utils",
+        name="build_dynamic_sd_schedule_lookup",
+        parameters=("num_speculative_tokens_per_batch_size", "vllm_max_batch_size", "vllm_num_speculative_tokens"),
+    ),
+    Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="CudaGraphManager._init_candidates", parameters=("self",)),
+    Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="CudaGraphManager.needs_capture"),
+    Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="CudaGraphManager.run_fullgraph", parameters=("desc",)),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.dflash.cudagraph",
+        name="DFlashCudaGraphManager.capture",
+        parameters=(
+            "self",
+            "forward_fn",
+            "input_buffers",
+            "block_tables",
+            "attn_groups",
+            "kv_cache_config",
+            "max_model_len",
+            "causal",
+            "prepare_forward",
+            "progress_bar_desc",
+        ),
+    ),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.speculator",
+        name="DraftModelSpeculator._update_draft_decode_metadata",
+        parameters=("self", "attn_metadata", "num_reqs"),
+    ),
+    Hook(
+        module="vllm.v1.attention.backends.triton_attn",
+        name="TritonAttentionMetadataBuilder.update_draft_decode_metadata",
+    ),
+    Hook(
+        module="vllm.v1.attention.backends.triton_attn",
+        name="TritonAttentionMetadataBuilder.build_for_cudagraph_capture",
+        parameters=("self", "common_attn_metadata"),
+    ),
+)
+
+HEAD_HOOKS = (
+    Hook(module="vllm.model_executor.layers.linear", name="UnquantizedLinearMethod"),
+    Hook(module="vllm.model_executor.layers.logits_processor", name="LogitsProcessor"),
+    Hook(module="vllm.model_executor.layers.vocab_parallel_embedding", name="UnquantizedEmbeddingMethod"),
+)
+
 ATTENTION_HOOKS = (
     Hook(module="vllm.v1.attention.backend", name="AttentionType"),
     Hook(module="vllm.v1.attention.backend", name="CommonAttentionMetadata"),
@@ -184,7 +232,8 @@ ATTENTION_HOOKS = (
     ),
 )
 
-HOOKS = CONFIG_HOOKS + WORKER_HOOKS + V2_HOOKS + ATTENTION_HOOKS
+RUNNER_V2_HOOKS = V2_HOOKS + GRAPH_HOOKS + HEAD_HOOKS + ATTENTION_HOOKS
+HOOKS = CONFIG_HOOKS + WORKER_HOOKS + RUNNER_V2_HOOKS
 
 
 def supported_range() -> Requirement:

@@ -13,6 +13,7 @@ from vllm.logger import init_logger
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
+from vllm_pard.draft_vocab import read_draft_vocab
 from vllm_pard.serving import compat
 
 logger = init_logger("vllm.vllm_pard")
@@ -32,6 +33,10 @@ class PardSpeculativeConfig(SpeculativeConfig):
 
     mask_token_id: int = -1
     """Token id that fills the K - 1 open draft positions."""
+    draft_vocab: str | None = None
+    """File with the token ids that may be drafted; None drafts all."""
+    draft_head_int8: bool = False
+    """Whether a greedy draft reads its lm_head in 8 bits: goes with `quantization="fp8"`, on V2."""
     runner: Runner = "v2"
     """The model runner this was planned for: V2 drafts with PardSpeculator, V1 with vLLM's parallel drafting."""
 
@@ -76,6 +81,8 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
         num_speculative_tokens=num_speculative_tokens,
         parallel_drafting=runner == "v1",
         mask_token_id=draft.mask_token_id,
+        draft_vocab=_check_draft_vocab(wanted, draft, target_model_config, target_parallel_config, runner),
+        draft_head_int8=str(wanted.upstream.get("quantization")).startswith("fp8"),
         runner=runner,
         target_model_config=target_model_config,
         target_parallel_config=target_parallel_config,
@@ -153,6 +160,21 @@ def _check_draft_tensor_parallelism(wanted: PardConfig, target_size: int, runner
             '"draft_sample_method": "probabilistic" needs a draft as parallel as the target: '
             'leave "draft_tensor_parallel_size" out'
         )
+
+
+def _check_draft_vocab(
+    wanted: PardConfig, draft: PardCheckpoint, target_model_config: Any, target_parallel_config: Any, runner: Runner
+) -> str | None:
+    if wanted.draft_vocab is None:
+        return None
+    read_draft_vocab(wanted.draft_vocab, min(draft.vocab_size, target_model_config.get_vocab_size()))
+    needs_logits = runner == "v1" or wanted.upstream.get("draft_sample_method") == "probabilistic"
+    is_sharded = wanted.upstream.get("draft_tensor_parallel_size") != 1
+    if needs_logits and is_sharded and target_parallel_config.tensor_parallel_size > 1:
+        raise ConfigError(
+            '"draft_vocab" under tensor parallelism needs model runner V2 and greedy drafts: leave "draft_vocab" out'
+        )
+    return os.path.abspath(wanted.draft_vocab)
 
 
 def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardCheckpoint, int]:

@@ -48,7 +48,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
             self._use_v1_proposer()
 
     def _use_v2_speculator(self) -> None:
-        compat.check_hooks(compat.V2_HOOKS + compat.ATTENTION_HOOKS)
+        compat.check_hooks(compat.RUNNER_V2_HOOKS)
         from vllm_pard.serving.speculator import PardSpeculator
 
         runner = self.model_runner
@@ -61,6 +61,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         if current_platform.is_cpu():
             apply_patches("PARD workers on a CPU")
         runner, spec = self.model_runner, self.vllm_config.speculative_config
-        if spec.draft_model_config.get_vocab_size() != self.vllm_config.model_config.get_vocab_size():
+        draft_vocab_size = spec.draft_model_config.get_vocab_size()
+        if spec.draft_vocab or draft_vocab_size != self.vllm_config.model_config.get_vocab_size():
             runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
         logger.info("PARD: %s drafts on model runner V1", type(runner.drafter).__name__)

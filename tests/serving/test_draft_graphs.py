@@ -1,0 +1,53 @@
+"""Draft steps from CUDA graphs, simulated by replaying what a capture ran (tests/support/recorded_graph.py)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine import run_scenario
+
+pytestmark = pytest.mark.engine
+
+
+def run(pair: tuple[Path, Path], spec: dict[str, Any], temperature: float) -> Any:
+    target, draft = pair
+    return run_scenario(
+        "scenarios_v2:graphs",
+        runner="v2-triton",
+        target=target,
+        draft=draft,
+        num_drafts=4,
+        spec=spec,
+        temperature=temperature,
+    )
+
+
+def replayed(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for step in result["steps"] if step["num_drafts"] and not step["rows"]]
+
+
+@pytest.mark.parametrize("spec", [{}, {"attention_backend": "CUSTOM"}], ids=["Triton attention", "our attention"])
+def test_graphs_draft_as_eager_steps(tiny_pair: tuple[Path, Path], spec: dict[str, Any]) -> None:
+    """Sampled with draft probabilities: seeds, temperatures and cached logits are read where the graph expects them."""
+    result = run(tiny_pair, spec | {"draft_sample_method": "probabilistic"}, temperature=0.7)
+    assert result["graphs"] == result["eager"]
+    assert result["counts"] == result["eager_counts"]
+    assert 0 < result["counts"]["num_accepted_tokens"] < result["counts"]["num_draft_tokens"]
+    steps = replayed(result)
+    assert sum(result["replays"].values()) == len(steps) >= 8
+    assert {step["requests"] for step in steps} >= {1, 3, 4}, "a batch of three is padded to the graph of four"
+    assert all(step["rows"] for step in result["steps"] if step["widest_query"] > 8), "prefills are eager"
+
+
+def test_a_graph_for_each_k(tiny_pair: tuple[Path, Path]) -> None:
+    """K is 4 alone, 2 for two and three requests, 0 for four."""
+    schedule = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 3, 2], [4, 8, 0]]}
+    result = run(tiny_pair, schedule | {"attention_backend": "CUSTOM"}, temperature=0)
+    assert result["graphs"] == result["eager"]
+    assert result["counts"] == result["eager_counts"]
+    assert set(result["replays"]) == {"1 x 8", "2 x 4", "4 x 4"}
+    assert all(result["replays"][shape] > 0 for shape in ("1 x 8", "4 x 4"))
+    steps = replayed(result)
+    assert sum(result["replays"].values()) == len(steps)
+    eager = [step for step in result["steps"] if step["rows"] and not step["prefills"]]
+    assert eager, "the step that catches up with skipped ones does not fit a graph"
