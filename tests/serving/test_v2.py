@@ -113,16 +113,23 @@ def test_hooks_of_adaptive_verification(run: Any) -> None:
     assert len({f for row in result["features"] for f in row}) > 6
 
 
-def test_own_attention(run: Any) -> None:
-    """Our kernel in the draft: the same tokens, the same acceptance, and no mask token in the cache."""
-    num_drafts = 5
-    result = run("own_attention", runner="v2-triton", num_drafts=num_drafts, num_splits=3)
+@pytest.mark.parametrize("in_target", [False, True], ids=["in the draft", "in both models"])
+def test_own_attention(run: Any, in_target: bool) -> None:
+    """Our kernel: the same tokens, the same acceptance, and no mask token in the cache."""
+    num_drafts, num_layers = 5, 2
+    result = run("own_attention", runner="v2-triton", num_drafts=num_drafts, num_splits=3, in_target=in_target)
     assert result["pard"] == result["upstream"] == result["plain"]
     assert result["counts"] == result["upstream_counts"]
     assert_some_accepted_some_not(result["counts"])
     narrow = [step for step in result["steps"] if step["rows"] and step["widest"] <= 64]
-    num_layers = 2
-    assert result["calls"] == [step["rows"][0] for step in narrow for _ in range(num_layers)]
+    of_draft = [step["rows"][0] for step in narrow for _ in range(num_layers)]
+    if in_target:
+        of_target = [
+            step["queries"] for step in result["steps"] if step["widest_query"] <= 64 for _ in range(num_layers)
+        ]
+        assert sorted(result["calls"]) == sorted(of_draft + of_target), "the target verifies with it"
+    else:
+        assert result["calls"] == of_draft
     assert len(narrow) < len(result["steps"]), "long prompts went through Triton attention"
     decodes = [step for step in narrow if not step["prefills"]]
     assert len(decodes) >= 5

@@ -67,6 +67,7 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
                 "prefills": int(batch.is_prefilling_np.sum()),
                 "chunks": int((reached < batch.prefill_len_np).sum()),
                 "num_drafts": num_drafts,
+                "queries": int(batch.num_scheduled_tokens.sum()),
                 "widest_query": int(batch.num_scheduled_tokens.max()),
                 "rejected": int(step.num_rejected.sum()),
                 "rows": [],

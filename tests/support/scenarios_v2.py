@@ -33,8 +33,8 @@ def mixed_batches(target: str, draft: str, num_drafts: int, asynchronous: bool) 
     return result | {"steps_in_flight": llm.llm_engine.engine_core.engine_core.batch_queue_size}
 
 
-def own_attention(target: str, draft: str, num_drafts: int, num_splits: int) -> Any:
-    """Our attention in the draft, against Triton attention there as in the target, and against plain decoding."""
+def own_attention(target: str, draft: str, num_drafts: int, num_splits: int, in_target: bool) -> Any:
+    """Our attention in the draft, or in both models, against Triton attention in both and against plain decoding."""
     requests = prompts((2, 33, 70))
     params = [greedy(14), greedy(10), greedy(6)]
     kw = {"max_num_batched_tokens": 192}
@@ -45,7 +45,9 @@ def own_attention(target: str, draft: str, num_drafts: int, num_splits: int) -> 
         "upstream": generate(upstream, requests, params),
         "upstream_counts": spec_counts(upstream),
     }
-    llm = make_llm(target, draft, num_drafts=num_drafts, spec={"attention_backend": "CUSTOM"}, **kw)
+    ours = {"attention_backend": "CUSTOM"}
+    kw |= ours if in_target else {"spec": ours}
+    llm = make_llm(target, draft, num_drafts=num_drafts, **kw)
     with recorded_steps(llm) as steps, recorded_attention(num_splits) as calls:
         pard = generate(llm, requests, params)
     return result | {"pard": pard, "counts": spec_counts(llm), "steps": steps, "calls": calls}

@@ -1,13 +1,15 @@
-"""Attention of the draft's layers: our kernel where a step has few rows a request, vLLM's Triton attention elsewhere.
+"""PARD's attention backend: our kernel where a step has few rows a request, the platform's own attention elsewhere.
 
-A step's new keys and values go from the layer straight into the kernel, so those of mask tokens never enter the cache.
+Drafting and verification look alike: a paged prefix that all new rows see, and a few new rows that see one another by a
+mask. A step's new keys and values go from the layer straight into the kernel, so that a draft need not write those of
+its mask tokens to the cache.
 
-B requests · D draft rows · H query heads · N slots of a block
+B requests · D new rows · H query heads · N slots of a block
 """
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pard_kernels import Workspace, choose_num_splits, speculative_attention, workspace
@@ -15,31 +17,27 @@ from pard_kernels.attention_launch import MAX_NUM_ROWS
 from torch import Tensor
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionType, CommonAttentionMetadata
-from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
-from vllm.v1.attention.backends.triton_attn import (
-    TritonAttentionBackend,
-    TritonAttentionImpl,
-    TritonAttentionMetadata,
-    TritonAttentionMetadataBuilder,
-)
 
 from vllm_pard.config import ConfigError
+
+# Mixins have no base of their own while they run; a type checker gives them one that knows nothing.
+Base: Any = Any if TYPE_CHECKING else object
 
 # Where there is no GPU, only tests run the kernel: one that splits.
 NUM_MULTIPROCESSORS_OF_TESTS = 64
 
 
-@dataclass(kw_only=True)
-class PardAttentionMetadata(TritonAttentionMetadata):
-    """What a step's layers share, for steps that our kernel takes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PardStep:
+    """What the layers of a step share, if our kernel takes it: an attribute `pard` of the platform's metadata."""
 
     num_cached: Tensor  # [B] int32
     num_splits: int
     partial: Workspace | None
 
 
-class PardAttentionMetadataBuilder(TritonAttentionMetadataBuilder):
-    """Decides by the number of rows; built once a step."""
+class PardMetadataBuilder(Base):
+    """Mixin of a metadata builder: decides by the number of rows, once a step."""
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
@@ -55,7 +53,7 @@ class PardAttentionMetadataBuilder(TritonAttentionMetadataBuilder):
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
-    ) -> TritonAttentionMetadata:
+    ) -> Any:
         metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)
         if not takes(common_attn_metadata.max_query_len):
             return metadata
@@ -69,25 +67,25 @@ class PardAttentionMetadataBuilder(TritonAttentionMetadataBuilder):
             max_num_cached=metadata.max_seq_len,
             num_multiprocessors=self.num_multiprocessors,
         )
-        ours = PardAttentionMetadata(
-            **{field.name: getattr(metadata, field.name) for field in fields(metadata)},
+        metadata.pard = PardStep(
             num_cached=self.num_cached[: common_attn_metadata.num_reqs],
             num_splits=num_splits,
             partial=self._workspace(num_splits, metadata.num_actual_tokens) if num_splits > 1 else None,
         )
-        self.update_draft_decode_metadata(ours)
-        return ours
+        _refresh(metadata)
+        return metadata
 
-    def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> TritonAttentionMetadata:
+    def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> Any:
         if takes(common_attn_metadata.max_query_len):
             return self.build(0, common_attn_metadata)
         return super().build_for_cudagraph_capture(common_attn_metadata)
 
-    def update_draft_decode_metadata(self, metadata: TritonAttentionMetadata) -> None:
+    def update_draft_decode_metadata(self, metadata: Any) -> None:
         """Refresh what depends on the step, on the device; a CUDA graph holds this ahead of the forward."""
-        if isinstance(metadata, PardAttentionMetadata):
-            starts = metadata.query_start_loc
-            torch.sub(metadata.seq_lens, starts[1:] - starts[:-1], out=metadata.num_cached)
+        if hasattr(metadata, "pard"):
+            _refresh(metadata)
+        else:
+            super().update_draft_decode_metadata(metadata)
 
     def _workspace(self, num_splits: int, num_rows: int) -> Workspace:
         """A view of memory that is large enough; none is ever freed, since a captured graph may write to it."""
@@ -103,18 +101,16 @@ class PardAttentionMetadataBuilder(TritonAttentionMetadataBuilder):
         )
 
 
-class PardAttentionImpl(TritonAttentionImpl):
-    """One attention layer of a draft."""
+class PardAttention(Base):
+    """Mixin of an attention layer's implementation."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.supports_quant_query_input = False  # ours reads the query as it is, whatever the cache holds
         self.window = self.sliding_window[0] + 1 if self.sliding_window[0] >= 0 else None
         self.is_fp8 = self.kv_cache_dtype.startswith("fp8")
         if problem := self._problem():
             raise ConfigError(
-                f"PARD's own attention can't run this draft: {problem}; "
-                'leave "attention_backend" out of the speculative config'
+                f"PARD's own attention can't run this model: {problem}; leave CUSTOM out of the attention backends"
             )
 
     def _problem(self) -> str | None:
@@ -124,11 +120,11 @@ class PardAttentionImpl(TritonAttentionImpl):
             "it has attention sinks": self.sinks is not None,
             "its attention is not that of a decoder": self.attn_type != AttentionType.DECODER,
             "its layers share keys and values": self.kv_sharing_target_layer_name is not None,
-            f"its K/V cache is {self.kv_cache_dtype}": self._is_per_token_head_quant
-            or self.kv_cache_dtype == "fp8_e5m2",
+            f"its K/V cache is {self.kv_cache_dtype}": self.kv_cache_dtype
+            not in ("auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3"),
             f"its window of {self.window} is shorter than {MAX_NUM_ROWS} rows": self.window is not None
             and self.window < MAX_NUM_ROWS,
-            "its attention looks back by chunks": self.chunk_lookback >= 0,
+            "its attention looks back by chunks": getattr(self, "chunk_lookback", -1) >= 0,
         }
         return next((problem for problem, is_so in lacking.items() if is_so), None)
 
@@ -139,12 +135,13 @@ class PardAttentionImpl(TritonAttentionImpl):
         key: Tensor,
         value: Tensor,
         kv_cache: Tensor,
-        attn_metadata: TritonAttentionMetadata,
+        attn_metadata: Any,
         output: Tensor,
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        if not isinstance(attn_metadata, PardAttentionMetadata):
+        step = getattr(attn_metadata, "pard", None)
+        if step is None:
             result: Tensor = super().forward(
                 layer, query, key, value, kv_cache, attn_metadata, output, output_scale, output_block_scale
             )
@@ -161,34 +158,18 @@ class PardAttentionImpl(TritonAttentionImpl):
             value_cache,
             attn_metadata.block_table,
             attn_metadata.query_start_loc,
-            attn_metadata.num_cached,
+            step.num_cached,
             scale=self.scale,
             max_num_rows=attn_metadata.max_query_len,
-            num_splits=attn_metadata.num_splits,
+            num_splits=step.num_splits,
             soft_cap=self.logits_soft_cap,
             window=self.window,
             key_scale=layer._k_scale if self.is_fp8 else None,
             value_scale=layer._v_scale if self.is_fp8 else None,
             out=output[:num_rows],
-            partial=attn_metadata.partial,
+            partial=step.partial,
         )
         return output
-
-
-class PardAttentionBackend(TritonAttentionBackend):
-    """vLLM's CUSTOM backend: Triton attention, with our kernel for the steps between prefills."""
-
-    @staticmethod
-    def get_name() -> str:
-        return "CUSTOM"
-
-    @staticmethod
-    def get_impl_cls() -> type[PardAttentionImpl]:
-        return PardAttentionImpl
-
-    @staticmethod
-    def get_builder_cls() -> type[PardAttentionMetadataBuilder]:
-        return PardAttentionMetadataBuilder
 
 
 def takes(max_query_len: int) -> bool:
@@ -196,8 +177,6 @@ def takes(max_query_len: int) -> bool:
     return max_query_len <= MAX_NUM_ROWS
 
 
-def register() -> None:
-    """Make `"attention_backend": "CUSTOM"` mean ours, unless someone else's was registered before."""
-    backend = AttentionBackendEnum.CUSTOM
-    if not backend.is_overridden():
-        register_backend(backend, f"{PardAttentionBackend.__module__}.{PardAttentionBackend.__qualname__}")
+def _refresh(metadata: Any) -> None:
+    starts = metadata.query_start_loc
+    torch.sub(metadata.seq_lens, starts[1:] - starts[:-1], out=metadata.pard.num_cached)

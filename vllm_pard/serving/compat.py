@@ -208,6 +208,12 @@ ATTENTION_HOOKS = (
     Hook(module="vllm.v1.attention.backends.registry", name="register_backend", parameters=("backend", "class_path")),
     Hook(module="vllm.v1.attention.backends.triton_attn", name="TritonAttentionBackend.get_impl_cls"),
     Hook(module="vllm.v1.attention.backends.triton_attn", name="TritonAttentionBackend.get_builder_cls"),
+    Hook(module="vllm.v1.attention.backends.fa_utils", name="get_flash_attn_version"),
+    Hook(module="vllm.v1.attention.backends.flash_attn", name="FlashAttentionBackend.get_impl_cls"),
+    Hook(module="vllm.v1.attention.backends.flash_attn", name="FlashAttentionBackend.get_builder_cls"),
+    Hook(module="vllm.v1.attention.backends.flash_attn", name="FlashAttentionMetadata"),
+    Hook(module="vllm.v1.attention.backends.flash_attn", name="FlashAttentionMetadataBuilder.build"),
+    Hook(module="vllm.v1.attention.backends.flash_attn", name="FlashAttentionImpl.forward"),
     Hook(module="vllm.v1.attention.backends.triton_attn", name="TritonAttentionMetadata"),
     Hook(
         module="vllm.v1.attention.backends.triton_attn",

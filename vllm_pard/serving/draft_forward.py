@@ -25,7 +25,8 @@ from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
 from vllm_pard.draft_vocab import read_draft_vocab
-from vllm_pard.serving.attention import PardAttentionBackend, register, takes
+from vllm_pard.serving.attention import takes
+from vllm_pard.serving.attention_backends import is_ours
 from vllm_pard.serving.draft_group import group_of_one, tensor_parallel_group
 from vllm_pard.serving.draft_head import DraftHead, choose_head
 from vllm_pard.serving.vocabulary import NEVER, use_target_vocabulary
@@ -109,16 +110,13 @@ class DraftForward(StandaloneARSpeculator):
         # The target is through with it in this step, and graphs read it where upstream captures it.
         self.slot_mapping = self.block_tables.slot_mappings[self.kv_cache_group]
         layers = self.vllm_config.compilation_config.static_forward_context
-        self.has_own_attention = all(
-            layers[name].attn_backend is PardAttentionBackend for name in self.draft_attn_layer_names
-        )
+        self.has_own_attention = all(is_ours(layers[name]) for name in self.draft_attn_layer_names)
 
     @contextmanager
     def _draft_attention_backend(self) -> Iterator[None]:
         """The draft's layers read their backend from the config of the whole engine."""
         config, backend = self.vllm_config, self.speculative_config.attention_backend
         if backend is not None:
-            register()
             self.vllm_config = replace(config, attention_config=replace(config.attention_config, backend=backend))
         try:
             yield

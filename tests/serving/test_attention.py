@@ -1,0 +1,165 @@
+"""The backend's parts without an engine: what a CUDA graph relies on, and both platforms' layers."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from pard_kernels import reference
+
+from vllm_pard.config import ConfigError
+from vllm_pard.serving.attention import MAX_NUM_ROWS, PardMetadataBuilder, PardStep
+from vllm_pard.serving.attention_backends import PardFlashImpl, PardTritonImpl
+
+HEADS, KV_HEADS, HEAD_SIZE, BLOCK_SIZE = 4, 2, 64, 16
+CONFIG = SimpleNamespace(
+    model_config=SimpleNamespace(dtype=torch.float32), scheduler_config=SimpleNamespace(max_num_seqs=8)
+)
+
+
+class PlatformBuilder:
+    """What the mixin builds on: metadata of the step's own tensors."""
+
+    num_heads_q = HEADS
+
+    def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
+        self.kv_cache_spec, self.device = kv_cache_spec, device
+
+    def build(self, common_prefix_len: int, common: Any, fast_build: bool = False) -> Any:
+        return SimpleNamespace(**vars(common))
+
+    def build_for_cudagraph_capture(self, common: Any) -> str:
+        return "the platform's"
+
+    def update_draft_decode_metadata(self, metadata: Any) -> None:
+        metadata.updated = True
+
+
+class Builder(PardMetadataBuilder, PlatformBuilder):
+    pass
+
+
+@pytest.fixture
+def builder() -> Builder:
+    spec = SimpleNamespace(num_kv_heads=KV_HEADS, head_size=HEAD_SIZE)
+    return Builder(spec, [], CONFIG, torch.device("cpu"))
+
+
+def common(rows: list[int], cached: list[int], max_seq_len: int = 4096) -> Any:
+    starts = torch.tensor([0, *rows]).cumsum(0).int()
+    return SimpleNamespace(
+        num_reqs=len(rows),
+        num_actual_tokens=sum(rows),
+        max_query_len=max(rows),
+        max_seq_len=max_seq_len,
+        query_start_loc=starts,
+        seq_lens=torch.tensor(rows).int() + torch.tensor(cached).int(),
+    )
+
+
+def test_metadata_stays_where_a_graph_reads_it(builder: Builder) -> None:
+    captured = builder.build_for_cudagraph_capture(common([8, 8], [0, 0]))
+    assert captured.pard.num_cached.tolist() == [0, 0]
+    assert captured.pard.num_splits > 1
+    builder.build(0, common([6, 8, 3], [40, 41, 7]))
+    assert captured.pard.num_cached.tolist() == [40, 41], "a step's build refreshes the same tensor"
+    captured.seq_lens.copy_(torch.tensor([18, 28]))
+    builder.update_draft_decode_metadata(captured)
+    assert captured.pard.num_cached.tolist() == [10, 20]
+
+
+def test_workspaces_are_shared_and_never_freed(builder: Builder) -> None:
+    wide = builder.build(0, common([30] * 8, [0] * 8)).pard.partial
+    narrow = builder.build(0, common([8], [0])).pard.partial
+    assert wide is None or narrow is not None
+    first = builder._workspace(4, 30)
+    again = builder._workspace(2, 40)
+    assert first.output.data_ptr() == again.output.data_ptr()
+    assert again.output.shape == (2, 40, HEADS, HEAD_SIZE)
+    assert again.log_sum_exp.shape == (2, 40, HEADS)
+    larger = builder._workspace(16, 200)
+    assert larger.output.data_ptr() != first.output.data_ptr()
+    assert len({flat.output.data_ptr() for flat in builder.workspaces}) == len(builder.workspaces) >= 2
+
+
+def test_wide_steps_are_the_platforms(builder: Builder) -> None:
+    wide = common([MAX_NUM_ROWS + 1, 1], [0, 5])
+    metadata = builder.build(0, wide)
+    assert not hasattr(metadata, "pard")
+    builder.update_draft_decode_metadata(metadata)
+    assert metadata.updated
+    assert builder.build_for_cudagraph_capture(wide) == "the platform's"
+
+
+def make_impl(cls: type[Any], **changes: Any) -> Any:
+    """A layer's implementation without the engine's config around it."""
+    impl = cls.__new__(cls)
+    attributes = {
+        "scale": 0.125,
+        "sliding_window": (-1, -1),
+        "logits_soft_cap": 0.0,
+        "kv_cache_dtype": "auto",
+        "alibi_slopes": None,
+        "sinks": None,
+        "attn_type": "decoder",
+        "kv_sharing_target_layer_name": None,
+        "window": None,
+        "is_fp8": False,
+    }
+    for name, value in (attributes | changes).items():
+        setattr(impl, name, value)
+    return impl
+
+
+@pytest.mark.parametrize("cls", [PardTritonImpl, PardFlashImpl])
+def test_both_read_the_cache_as_their_platform_lays_it_out(cls: type[Any]) -> None:
+    torch.manual_seed(0)
+    rows, cached = [5, 3], [37, 0]
+    query, key, value = (torch.randn(8, heads, HEAD_SIZE) for heads in (HEADS, KV_HEADS, KV_HEADS))
+    kv_cache = torch.randn(6, KV_HEADS, BLOCK_SIZE, 2 * HEAD_SIZE)
+    step = common(rows, cached)
+    step.block_table = torch.tensor([[3, 1, 4, 0], [2, 0, 0, 0]], dtype=torch.int32)
+    step.pard = PardStep(num_cached=torch.tensor(cached, dtype=torch.int32), num_splits=1, partial=None)
+    output = torch.full((12, HEADS, HEAD_SIZE), -7.0)
+    padded = (torch.cat([part, part[:4]]) for part in (query, key, value))
+    make_impl(cls).forward(None, *padded, kv_cache, step, output)
+    expected = reference.speculative_attention(
+        query, key, value,
+        kv_cache[..., :HEAD_SIZE].transpose(1, 2), kv_cache[..., HEAD_SIZE:].transpose(1, 2),
+        step.block_table, step.query_start_loc, step.pard.num_cached,
+        scale=0.125, max_num_rows=5, num_splits=1,
+    )  # fmt: skip
+    torch.testing.assert_close(output[:8], expected, atol=1e-5, rtol=1e-5)
+    assert (output[8:] == -7).all(), "rows of padding are left alone"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"alibi_slopes": [1.0]}, "it uses ALiBi"),
+        ({"sinks": torch.zeros(4)}, "it has attention sinks"),
+        ({"attn_type": "encoder"}, "not that of a decoder"),
+        ({"kv_sharing_target_layer_name": "layers.0"}, "share keys and values"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "its K/V cache is fp8_e5m2"),
+        ({"window": 63}, "its window of 63 is shorter than 64 rows"),
+        ({"chunk_lookback": 2}, "looks back by chunks"),
+    ],
+)
+def test_what_the_kernel_lacks(changes: dict[str, Any], problem: str) -> None:
+    assert problem in str(make_impl(PardTritonImpl, **changes)._problem())
+    assert make_impl(PardTritonImpl)._problem() is None
+
+
+def test_refusal_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        vars(self).update(vars(make_impl(PardTritonImpl, sinks=torch.zeros(4))))
+
+    monkeypatch.setattr(PardTritonImpl.__mro__[2], "__init__", init)
+    with pytest.raises(ConfigError, match="can't run this model: it has attention sinks; leave CUSTOM out"):
+        PardTritonImpl()
+
+
+def test_flash_attention_wants_its_own_queries_for_an_fp8_cache() -> None:
+    fp8 = {"kv_cache_dtype": "fp8", "is_fp8": True}
+    assert make_impl(PardTritonImpl, **fp8)._problem() is None
+    assert make_impl(PardFlashImpl, **fp8)._problem() == "its K/V cache is fp8"
