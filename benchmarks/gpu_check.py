@@ -60,6 +60,8 @@ def steps(output: Path, device: str, pair: Path) -> list[Step]:
         *("--concurrency", "1,4,16,64", "--requests-per-user", "2", "--ignore-eos"),
         *("--json", str(output / f"bench_{SHAPE}_{device}.json")),
     )
+    launches: tuple[str, ...] = (sys.executable, str(ROOT / "benchmarks" / "launches.py"))
+    launches += (str(pair / "target"), str(pair / "draft"), "--json", str(output / f"launches_{SHAPE}_{device}.json"))
     results = output / f"kernels_{device}.json"
     kernels = (*PYTEST, str(ROOT / "benchmarks" / "kernels"), f"--benchmark-json={results}")
     return [
@@ -67,6 +69,7 @@ def steps(output: Path, device: str, pair: Path) -> list[Step]:
         Step("kernel benchmarks", kernels, 120, no_benchmark),
         Step("enlarged pair", enlarge, 90, no_vllm or ("it is there" if (pair / "draft_ar").exists() else None)),
         Step("steps of an 8B target in vLLM", bench, 420, no_vllm),
+        Step("launches of a step", launches, 180, no_vllm),
         Step(
             "kernels under compute-sanitizer",
             (str(sanitizer), "--error-exitcode=1", *PYTEST, str(ROOT / "tests" / "ops"), "-k", "worked or random"),

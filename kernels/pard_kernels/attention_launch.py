@@ -22,6 +22,12 @@ class LaunchShape:
     num_warps: int
     num_stages: int
 
+    @property
+    def compiler_options(self) -> dict[str, int]:
+        """How the kernel is compiled. Left to itself, ptxas spills registers to fit one more program beside others."""
+        options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
+        return options if torch.version.hip is not None else options | {"maxnreg": 255}
+
 
 class Workspace(NamedTuple):
     """Partial results of the splits. What a split does not write is never read."""
@@ -35,23 +41,34 @@ def power_of_two(size: int) -> int:
     return max(MIN_BLOCK, 1 << (size - 1).bit_length())
 
 
-def launch_shape(num_rows: int, group_size: int, head_size: int, dtype: torch.dtype) -> LaunchShape:
+def launch_shape(
+    num_rows: int,
+    group_size: int,
+    head_size: int,
+    dtype: torch.dtype,
+    *,
+    is_heavy: bool = False,  # scores or cached values that take more than a product: FP8, soft cap, window
+    is_whole_tree: bool = False,  # ancestor masks in a launch that does not split the prefix
+) -> LaunchShape:
     """Tile sizes by head size and dtype of the query, all of them known on the host.
 
     benchmarks/cross_compile.py says why: with 64 cached tokens at a time, or 32 where the head is wider than 128, some
-    of the listed GPUs spill registers. float32 without tensor cores holds whole heads in registers.
+    of the listed GPUs spill registers; so do AMD's if heavy, and NVIDIA's sm_80 if a whole tree's tiles are larger.
+    float32 without tensor cores holds whole heads in registers.
     """
+    is_amd = torch.version.hip is not None
     block_head = power_of_two(head_size)
     is_wide = block_head * dtype.itemsize > 256  # bytes: above 128 numbers of 16 bits
-    block_rows = min(power_of_two(num_rows * group_size), 32 if dtype.itemsize == 4 else 64 if is_wide else 128)
-    block_cached = 16 if is_wide else 32
+    most_rows = 32 if dtype.itemsize == 4 else 64 if is_wide or (is_whole_tree and not is_amd) else 128
+    block_rows = min(power_of_two(num_rows * group_size), most_rows)
+    block_cached = 16 if is_wide or (is_heavy and is_amd) else 32
     return LaunchShape(
         block_rows=block_rows,
         block_cached=block_cached,
         block_new=min(power_of_two(num_rows), block_cached),
         num_row_tiles=-(-num_rows * group_size // block_rows),
         num_warps=8 if block_rows * block_head > 64 * 128 else 4,
-        num_stages=2 if torch.version.hip is not None or is_wide else 3,
+        num_stages=2 if is_amd or is_wide else 3,
     )
 
 

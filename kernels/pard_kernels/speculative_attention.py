@@ -216,7 +216,11 @@ def speculative_attention(
         check_workspace(partial, num_splits, num_rows, num_heads, head_size)
     else:
         partial = None
-    shape = launch_shape(max_num_rows, num_heads // num_kv_heads, head_size, query.dtype)
+    shape = launch_shape(
+        max_num_rows, num_heads // num_kv_heads, head_size, query.dtype,
+        is_heavy=key_scale is not None or soft_cap > 0 or window is not None,
+        is_whole_tree=ancestor_masks is not None and partial is None,
+    )  # fmt: skip
     grid = (num_cached.shape[0] * num_kv_heads * shape.num_row_tiles, num_splits)
     _speculative_attention_kernel[grid](
         query, *query.stride()[:2],
@@ -233,7 +237,7 @@ def speculative_attention(
         BLOCK_HEAD=power_of_two(head_size),
         HAS_ANCESTORS=ancestor_masks is not None, HAS_SOFT_CAP=soft_cap > 0, HAS_WINDOW=window is not None,
         IS_FP8=key_scale is not None, FP8_MAX=torch.finfo(key_cache.dtype).max, IS_SPLIT=partial is not None,
-        num_warps=shape.num_warps, num_stages=shape.num_stages,
+        **shape.compiler_options,
     )  # fmt: skip
     if partial:
         merge_attention_splits(*partial, num_splits, query_start_loc, out)

@@ -98,6 +98,7 @@ def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> float:
         ("v1", "probabilistic", 4000),
         pytest.param("v2", "greedy", 600, marks=pytest.mark.slow),
         pytest.param("v2", "probabilistic", 600, marks=pytest.mark.slow),
+        pytest.param("v2", "block", 600, marks=pytest.mark.slow),
     ],
 )
 def test_sampling_follows_the_target(tiny_pair: tuple[Path, Path], runner: str, method: str, num_samples: int) -> None:

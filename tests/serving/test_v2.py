@@ -44,6 +44,8 @@ def test_mixed_batches(run: Any, asynchronous: bool) -> None:
     assert any(0 < step["prefills"] < step["requests"] for step in steps), "prefill and decode shared a batch"
     assert len({step["requests"] for step in steps}) > 1, "requests joined and left"
     assert all(len(step["rows"]) == 1 for step in steps), "one draft forward a step"
+    samples = [step.get("sampled", 0) for step in steps]
+    assert samples == [step["requests"] - step["chunks"] for step in steps], "unfinished prefills ask for no logits"
     assert all(step["rows"] == [14 * step["requests"]] for step in steps if not step["prefills"]), "2K rows a request"
 
 

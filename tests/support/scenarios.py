@@ -56,7 +56,7 @@ def speculator(llm: LLM) -> Any:
 def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
     """What each step of the V2 speculator was: requests, prefills, unfinished prefill chunks, K, forwards."""
     drafting, steps = speculator(llm), []
-    draft_or_skip, forward = drafting._draft_or_skip, drafting._forward
+    draft_or_skip, forward, sample = drafting._draft_or_skip, drafting._forward, drafting._sample
 
     def recording(step: Any, num_drafts: int) -> None:
         batch = step.batch
@@ -83,9 +83,13 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
             steps[-1]["cached_rows"] = int((drafting.slot_mapping[: int(spans.sum())] >= 0).sum())
         return hidden_states
 
-    drafting._draft_or_skip, drafting._forward = recording, counting
+    def counting_samples(hidden_states: torch.Tensor, num_reqs: int, num_drafts: int, only: Any = None) -> None:
+        steps[-1]["sampled"] = num_reqs if only is None else len(only)
+        sample(hidden_states, num_reqs, num_drafts, only)
+
+    drafting._draft_or_skip, drafting._forward, drafting._sample = recording, counting, counting_samples
     yield steps
-    del drafting._draft_or_skip, drafting._forward
+    del drafting._draft_or_skip, drafting._forward, drafting._sample
 
 
 def compare(

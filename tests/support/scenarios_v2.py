@@ -241,8 +241,11 @@ def _first_request_blocks(llm: LLM, requests: list[Any], params: list[SamplingPa
 
 
 def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
-    """Draw answers of three tokens, one seed each."""
-    llm = make_llm(target, draft, spec={"draft_sample_method": method}, max_num_seqs=32, max_num_batched_tokens=512)
+    """Draw answers of three tokens, one seed each; "block" verifies probabilistic drafts in blocks."""
+    spec = {"draft_sample_method": "greedy" if method == "greedy" else "probabilistic"}
+    if method == "block":
+        spec["rejection_sample_method"] = "block"
+    llm = make_llm(target, draft, spec=spec, max_num_seqs=32, max_num_batched_tokens=512)
     params = [
         SamplingParams(temperature=TEMPERATURE, max_tokens=3, ignore_eos=True, seed=seed) for seed in range(num_samples)
     ]

@@ -122,6 +122,17 @@ METHODS: Mapping[str, Method] = {
         draft=lambda models: models.pard_draft,
         reads="once",
     ),
+    "pard+own_attention": Method(
+        about="PARD with the draft's attention in our kernel (GPU)",
+        speculative=lambda models, k: _pard(models, k) | {"attention_backend": "CUSTOM"},
+        draft=lambda models: models.pard_draft,
+        reads="once",
+    ),
+    "pard+fp8": Method(
+        about="PARD with the draft's weights in 8 bits (GPU)",
+        speculative=lambda models, k: _pard(models, k) | {"quantization": "fp8"},
+        reads="unknown",
+    ),
 }  # fmt: skip
 
 # What `vllm_pard.reference` runs, under the names of the papers.
