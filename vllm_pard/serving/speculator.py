@@ -49,7 +49,8 @@ class PardSpeculator(DraftForward):
 
     def capture(self) -> None:
         """Capture the planned graphs, on rows that touch no request."""
-        assert self.graphs is not None
+        if self.graphs is None or not self.graphs.needs_capture():
+            return
         self.sample_rows.zero_()
         self.idx_mapping.fill_(-1)
         with tensor_parallel_group(self.draft_group):
@@ -89,7 +90,7 @@ class PardSpeculator(DraftForward):
         """Draft for every request of the step. Returns [B, K] int64; columns past the step's own K are stale."""
         num_drafts = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
         batch = input_batch
-        self._copy_request_inputs(batch.num_reqs, batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
+        self._place_requests(batch, temperature, seeds, is_dummy=dummy_run)
         step = DraftStep(
             batch=batch,
             num_sampled=num_sampled,
@@ -104,6 +105,15 @@ class PardSpeculator(DraftForward):
             # Ranks that differed in a single draft token would verify different texts; one small message rules it out.
             get_tp_group().broadcast(self.draft_tokens)
         return self.draft_tokens[: batch.num_reqs]
+
+    def _place_requests(self, batch: Any, temperature: Tensor, seeds: Tensor, *, is_dummy: bool) -> None:
+        """Put where graphs read it what a step's requests are; -1 is no request."""
+        if self.draft_logits is not None or self.acceptance_estimator is not None:
+            self._copy_request_inputs(batch.num_reqs, batch.idx_mapping, temperature, seeds, dummy_run=is_dummy)
+            return
+        self.idx_mapping.fill_(-1)  # greedy drafts ask for nothing else
+        if not is_dummy:
+            self.idx_mapping[: batch.num_reqs].copy_(batch.idx_mapping)
 
     def _draft_dummy(self, step: DraftStep, num_drafts: int) -> None:
         """Run a draft step of full size that touches no request: profiling, warm-up, idle data-parallel ranks."""
