@@ -281,8 +281,8 @@ def markdown(rows: list[Row]) -> str:
     lines = [f"| kernel | case | {' | '.join(names)} |", f"|---|---|{'---|' * len(names)}"]
     for (kernel, case), found in sorted(cells.items()):
         lines.append(f"| {kernel} | {case} | {' | '.join(found.get(name, '') for name in names)} |")
-    note = f"Triton {triton.__version__}. Registers of a thread / KiB of shared memory; empty: as in a row above, or no FP8."
-    return "\n".join([*lines, "", note])
+    note = "Registers of a thread / KiB of shared memory; empty: as in a row above, or no FP8."
+    return "\n".join([*lines, "", f"Triton {triton.__version__}. {note}"])
 
 
 def main() -> int:
