@@ -87,11 +87,14 @@ def test_spec_flags(configure: Configure) -> None:
 def test_v2_is_planned_where_triton_runs(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vllm.triton_utils.importing.HAS_TRITON", True)
     monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
-    config = configure({"num_speculative_tokens_per_batch_size": [[1, 4, 8], [5, 256, 0]]})
+    schedule = {"num_speculative_tokens_per_batch_size": [[1, 4, 8], [5, 256, 0]]}
+    config = configure(schedule)
     assert config.use_v2_model_runner
     assert config.speculative_config.runner == "v2"
     assert not config.speculative_config.parallel_drafting, "vLLM would fall back to V1"
     assert config.num_lookahead_tokens == config.speculative_config.max_num_new_slots_for_drafting == 8
+    with pytest.raises(PardError, match="both choose how many drafts are verified: leave one of them out"):
+        configure(schedule | {"enable_adaptive_verification": True})
 
 
 def test_survives_pickling_without_plugins(configure: Configure) -> None:

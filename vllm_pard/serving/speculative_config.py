@@ -68,11 +68,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     wanted = PardConfig.from_mapping(_with_spec_flags(engine_args))
     _check_parallelism(target_parallel_config)
     runner = planned_runner()
-    if runner == "v1" and wanted.upstream.get("num_speculative_tokens_per_batch_size") is not None:
-        raise ConfigError(
-            '"num_speculative_tokens_per_batch_size" needs model runner V2, which needs Triton; '
-            "leave it out on this machine"
-        )
+    _check_draft_lengths(wanted, runner)
     _check_draft_tensor_parallelism(wanted, target_parallel_config.tensor_parallel_size, runner)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
     result = PardSpeculativeConfig(
@@ -143,6 +139,21 @@ def _check_parallelism(parallel_config: Any) -> None:
     ):
         if (size := getattr(parallel_config, name, 1)) > 1:
             raise ConfigError(f"PARD does not support {words}; got {name}={size}: use tensor parallelism instead")
+
+
+def _check_draft_lengths(wanted: PardConfig, runner: Runner) -> None:
+    if wanted.upstream.get("num_speculative_tokens_per_batch_size") is None:
+        return
+    if runner == "v1":
+        raise ConfigError(
+            '"num_speculative_tokens_per_batch_size" needs model runner V2, which needs Triton; '
+            "leave it out on this machine"
+        )
+    if wanted.upstream.get("enable_adaptive_verification"):
+        raise ConfigError(
+            '"num_speculative_tokens_per_batch_size" and "enable_adaptive_verification" both choose how many drafts '
+            "are verified: leave one of them out"
+        )
 
 
 def _check_draft_tensor_parallelism(wanted: PardConfig, target_size: int, runner: Runner) -> None:

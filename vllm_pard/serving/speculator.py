@@ -144,7 +144,9 @@ class PardSpeculator(DraftForward):
             self._replay(step, shape, num_drafts)
             return
         hidden_states = self._forward(step, spans, num_drafts)
-        if will_sample.all():
+        if (
+            will_sample.all() or self.acceptance_estimator is not None
+        ):  # which knows a request by its place in the batch
             self._sample(hidden_states, batch.num_reqs, num_drafts)
         elif will_sample.any():
             self._sample(hidden_states, batch.num_reqs, num_drafts, np.flatnonzero(will_sample))
