@@ -1,6 +1,7 @@
 """Shared by all tests: interpreter mode before anything imports Triton, seeds, tiny checkpoints."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """vLLM writes into the environment when it checks a config; engines of later tests would inherit it."""
+    before = dict(os.environ)
+    yield
+    current_test = "PYTEST_CURRENT_TEST"  # pytest's own, changed meanwhile
+    for name in (os.environ.keys() | before.keys()) - {current_test}:
+        if name not in before:
+            del os.environ[name]
+        elif os.environ.get(name) != before[name]:
+            os.environ[name] = before[name]
 
 
 @pytest.fixture(scope="session")

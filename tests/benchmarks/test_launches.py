@@ -26,6 +26,7 @@ def test_what_counts_as_a_launch() -> None:
     assert counted == {kind: len(group) for kind, group in names.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_steps_are_counted(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     target, draft = tiny_pair

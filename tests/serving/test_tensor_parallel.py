@@ -20,7 +20,7 @@ ENVIRONMENT = {
 @pytest.mark.parametrize(
     ("runner", "spec"),
     [
-        pytest.param("v1", {}, id="V1, draft follows"),
+        pytest.param("v1", {}, id="V1, draft follows", marks=pytest.mark.slow),
         pytest.param("v2", {}, id="V2, draft follows"),
         pytest.param("v2", {"draft_tensor_parallel_size": 1}, id="V2, draft whole on every rank"),
     ],
