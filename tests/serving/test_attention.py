@@ -9,7 +9,7 @@ from pard_kernels import reference
 
 from vllm_pard.config import ConfigError
 from vllm_pard.serving.attention import MAX_NUM_ROWS, PardMetadataBuilder, PardStep
-from vllm_pard.serving.attention_backends import PardFlashImpl, PardTritonImpl
+from vllm_pard.serving.attention_backends import PardFlashBackend, PardFlashImpl, PardTritonBackend, PardTritonImpl
 
 HEADS, KV_HEADS, HEAD_SIZE, BLOCK_SIZE = 4, 2, 64, 16
 CONFIG = SimpleNamespace(
@@ -157,6 +157,24 @@ def test_refusal_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PardTritonImpl.__mro__[2], "__init__", init)
     with pytest.raises(ConfigError, match="can't run this model: it has attention sinks; leave CUSTOM out"):
         PardTritonImpl()
+
+
+@pytest.mark.parametrize("backend", [PardTritonBackend, PardFlashBackend])
+def test_what_only_the_platform_can_is_refused_by_vllm(backend: type[Any]) -> None:
+    asked = (
+        backend.supports_sink,
+        backend.supports_alibi_sqrt,
+        backend.supports_mm_prefix,
+        backend.supports_rswa,
+        backend.supports_non_causal,
+        backend.supports_per_head_quant_scales,
+        backend.supports_batch_invariance,
+    )
+    assert not any(supports() for supports in asked)
+    assert backend.get_name() == "CUSTOM"
+    impl = make_impl(backend.get_impl_cls())
+    assert not impl.fused_output_quant_supported(object())
+    assert not impl.fused_rope_kvcache_supported()
 
 
 def test_flash_attention_wants_its_own_queries_for_an_fp8_cache() -> None:

@@ -128,6 +128,12 @@ class PardAttention(Base):
         }
         return next((problem for problem, is_so in lacking.items() if is_so), None)
 
+    def fused_output_quant_supported(self, quant_key: Any) -> bool:
+        return False
+
+    def fused_rope_kvcache_supported(self) -> bool:
+        return False  # the kernel reads new keys from the layer, where they must be rotated
+
     def forward(
         self,
         layer: Any,
@@ -170,6 +176,21 @@ class PardAttention(Base):
             partial=step.partial,
         )
         return output
+
+
+class PardBackend:
+    """Mixin of a backend: what the platform's may do and our kernel does not, so that vLLM refuses it by name."""
+
+    @staticmethod
+    def get_name() -> str:
+        return "CUSTOM"
+
+    @classmethod
+    def _cannot(cls) -> bool:
+        return False
+
+    supports_sink = supports_alibi_sqrt = supports_mm_prefix = supports_rswa = _cannot
+    supports_non_causal = supports_batch_invariance = supports_per_head_quant_scales = _cannot
 
 
 def takes(max_query_len: int) -> bool:

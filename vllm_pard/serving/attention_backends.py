@@ -20,7 +20,7 @@ from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionMetadataBuilder,
 )
 
-from vllm_pard.serving.attention import PardAttention, PardMetadataBuilder
+from vllm_pard.serving.attention import PardAttention, PardBackend, PardMetadataBuilder
 
 
 class PardTritonBuilder(PardMetadataBuilder, TritonAttentionMetadataBuilder):
@@ -33,12 +33,8 @@ class PardTritonImpl(PardAttention, TritonAttentionImpl):
         self.supports_quant_query_input = False  # both kernels read the query as it is, whatever the cache holds
 
 
-class PardTritonBackend(TritonAttentionBackend):
+class PardTritonBackend(PardBackend, TritonAttentionBackend):
     """Our kernel between prefills, Triton attention for prefills."""
-
-    @staticmethod
-    def get_name() -> str:
-        return "CUSTOM"
 
     @staticmethod
     def get_impl_cls() -> type[PardTritonImpl]:
@@ -59,12 +55,8 @@ class PardFlashImpl(PardAttention, FlashAttentionImpl):
         return super()._problem() or (f"its K/V cache is {self.kv_cache_dtype}" if self.is_fp8 else None)
 
 
-class PardFlashBackend(FlashAttentionBackend):
+class PardFlashBackend(PardBackend, FlashAttentionBackend):
     """Our kernel between prefills, FlashAttention for prefills."""
-
-    @staticmethod
-    def get_name() -> str:
-        return "CUSTOM"
 
     @staticmethod
     def get_impl_cls() -> type[PardFlashImpl]:
