@@ -26,7 +26,13 @@ def replayed(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for step in result["steps"] if step["num_drafts"] and not step["rows"]]
 
 
-@pytest.mark.parametrize("spec", [{}, {"attention_backend": "CUSTOM"}], ids=["Triton attention", "our attention"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({}, id="Triton attention", marks=pytest.mark.slow),
+        pytest.param({"attention_backend": "CUSTOM"}, id="our attention"),
+    ],
+)
 def test_graphs_draft_as_eager_steps(tiny_pair: tuple[Path, Path], spec: dict[str, Any]) -> None:
     """Sampled with draft probabilities: seeds, temperatures and cached logits are read where the graph expects them."""
     result = run(tiny_pair, spec | {"draft_sample_method": "probabilistic"}, temperature=0.7)

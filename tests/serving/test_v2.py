@@ -115,7 +115,10 @@ def test_hooks_of_adaptive_verification(run: Any) -> None:
     assert len({f for row in result["features"] for f in row}) > 6
 
 
-@pytest.mark.parametrize("in_target", [False, True], ids=["in the draft", "in both models"])
+@pytest.mark.parametrize(
+    "in_target",
+    [pytest.param(False, id="in the draft", marks=pytest.mark.slow), pytest.param(True, id="in both models")],
+)
 def test_own_attention(run: Any, in_target: bool) -> None:
     """Our kernel: the same tokens, the same acceptance, and no mask token in the cache."""
     num_drafts, num_layers = 5, 2
