@@ -29,6 +29,16 @@ def write_whole(path: Path, text: str) -> None:
         raise OutputError(f"can't write {str(path)!r}: {error.strerror}") from error
 
 
+def read_text(path: Path, kind: str, error: type[PardError]) -> str:
+    """The text of a UTF-8 file; `error` says what is wrong with "the `kind` file"."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        raise error(f"the {kind} file {str(path)!r} must be UTF-8 text; byte {wrong.start} is not") from wrong
+    except OSError as wrong:
+        raise error(f"can't read the {kind} file {str(path)!r}: {wrong.strerror}") from wrong
+
+
 class RecordWriter:
     """Appends one JSON object a line, each on disk before the next is begun; a file without any is removed.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pard.errors import PardError
+from vllm_pard.files import read_text
 
 
 class PromptError(PardError):
@@ -47,13 +48,8 @@ def collect_prompts(texts: list[str], path: Path | None, *, chat: bool) -> list[
 
 def read_prompts(path: Path) -> list[Prompt]:
     """A text file has a prompt a line, a .jsonl file an object with "prompt" or "messages"; blank lines don't count."""
-    try:
-        # Not splitlines: a JSON text may hold other line separators as they are.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"the prompt file {str(path)!r} must be UTF-8 text; byte {error.start} is not") from error
-    except OSError as error:
-        raise PromptError(f"can't read the prompt file {str(path)!r}: {error.strerror}") from error
+    # Not splitlines: a JSON text may hold other line separators as they are.
+    lines = read_text(path, "prompt", PromptError).split("\n")
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise PromptError(f"the prompt file {str(path)!r} has no prompts")

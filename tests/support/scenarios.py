@@ -48,8 +48,12 @@ def spec_counts(llm: LLM) -> dict[str, Any]:
     return {name: metric(llm, f"spec_decode_{name}") for name in names}
 
 
+def model_runner(llm: LLM) -> Any:
+    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+
+
 def speculator(llm: LLM) -> Any:
-    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner.speculator
+    return model_runner(llm).speculator
 
 
 @contextmanager
@@ -130,7 +134,7 @@ def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = Fals
         choose = draft_forward.choose_head
         draft_forward.choose_head = lambda *args, **kwargs: choose(*args, **(kwargs | {"use_int8": True}))
     llm = make_llm(target, draft, spec=spec)
-    runner = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+    runner = model_runner(llm)
     drafting = getattr(runner, "speculator", None) or runner.drafter
     drafted, propose = set(), drafting.propose
 

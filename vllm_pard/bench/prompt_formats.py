@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vllm_pard.files import read_text
 from vllm_pard.prompts import Prompt, PromptError
 
 # The authors of PARD send every benchmark with this system prompt (AMD-AGI/PARD, pard/pard_infer.py).
@@ -124,12 +125,7 @@ def read_rows(path: Path) -> list[Row]:
     """The objects of a .jsonl, .json or .parquet file."""
     if path.suffix == ".parquet":
         return _rows(path, "row", enumerate(_read_parquet(path), start=1))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PromptError(f"the prompt file {str(path)!r} must be UTF-8 text; byte {error.start} is not") from error
-    except OSError as error:
-        raise _unreadable(path, error.strerror) from error
+    text = read_text(path, "prompt", PromptError)
     if path.suffix == ".json":
         objects = _parse(str(path), text)
         if not isinstance(objects, list):

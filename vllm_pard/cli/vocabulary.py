@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from vllm_pard.draft_vocab import DraftVocabError, coverage, most_frequent
-from vllm_pard.files import check_writable, write_whole
+from vllm_pard.files import check_writable, read_text, write_whole
 
 # What answers are called in JSON lines; the first is what `vllm-pard generate` writes.
 TEXT_FIELDS = ("text", "response", "completion", "answer", "output")
@@ -46,12 +46,7 @@ def _load_tokenizer(target: str) -> Any:
 
 
 def _texts(path: Path) -> Iterator[str]:
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DraftVocabError(f"the text file {str(path)!r} must be UTF-8 text; byte {error.start} is not") from error
-    except OSError as error:
-        raise DraftVocabError(f"can't read the text file {str(path)!r}: {error.strerror}") from error
+    content = read_text(path, "text", DraftVocabError)
     if not content.strip():
         raise DraftVocabError(f"the text file {str(path)!r} has no text")
     if path.suffix != ".jsonl":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pard_kernels import Workspace, choose_num_splits, speculative_attention, workspace
-from pard_kernels.attention_launch import MAX_NUM_ROWS
+from pard_kernels.attention_launch import MAX_NUM_ROWS, power_of_two
 from torch import Tensor
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionType, CommonAttentionMetadata
@@ -93,7 +93,7 @@ class PardMetadataBuilder(Base):
         size = math.prod(shape)
         flat = next((flat for flat in self.workspaces if flat.log_sum_exp.numel() >= size), None)
         if flat is None:
-            flat = workspace(1, 1 << (size - 1).bit_length(), 1, head_size, self.device)
+            flat = workspace(1, power_of_two(size), 1, head_size, self.device)
             self.workspaces.append(flat)
         return Workspace(
             output=flat.output.view(-1, head_size)[:size].view(*shape, head_size),

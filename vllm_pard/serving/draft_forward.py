@@ -24,12 +24,11 @@ from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneAR
 from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
-from vllm_pard.draft_vocab import read_draft_vocab
 from vllm_pard.serving.attention import takes
 from vllm_pard.serving.attention_backends import is_ours
 from vllm_pard.serving.draft_group import group_of_one, tensor_parallel_group
 from vllm_pard.serving.draft_head import DraftHead, choose_head
-from vllm_pard.serving.vocabulary import NEVER, use_target_vocabulary
+from vllm_pard.serving.vocabulary import NEVER, draft_token_ids, use_target_vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +74,7 @@ class DraftForward(StandaloneARSpeculator):
         spec = self.speculative_config
         with tensor_parallel_group(self.draft_group), self._draft_attention_backend():
             model: nn.Module = super().load_draft_model(target_model, target_attn_layer_names)
-            token_ids = None
-            if spec.draft_vocab is not None:
-                token_ids = torch.tensor(read_draft_vocab(spec.draft_vocab), device=self.device)
+            token_ids = draft_token_ids(spec.draft_vocab, self.device)
             if self.draft_logits is None and not self.use_acceptance_estimator:
                 self.head = choose_head(
                     model,

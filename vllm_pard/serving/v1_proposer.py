@@ -2,12 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
-from vllm_pard.draft_vocab import read_draft_vocab
-from vllm_pard.serving.vocabulary import use_target_vocabulary
+from vllm_pard.serving.vocabulary import draft_token_ids, use_target_vocabulary
 
 
 class PardProposer(DraftModelProposer):
@@ -20,12 +18,9 @@ class PardProposer(DraftModelProposer):
 
     def _get_model(self) -> nn.Module:
         model: nn.Module = super()._get_model()
-        use_target_vocabulary(model, self._draft_vocab_size, self._target_vocab_size, self._draft_vocab())
+        token_ids = draft_token_ids(self.speculative_config.draft_vocab, self.device)
+        use_target_vocabulary(model, self._draft_vocab_size, self._target_vocab_size, token_ids)
         return model
-
-    def _draft_vocab(self) -> Tensor | None:
-        path = self.speculative_config.draft_vocab
-        return None if path is None else torch.tensor(read_draft_vocab(path), device=self.device)
 
     def set_inputs_first_pass(self, *args: Any, **kwargs: Any) -> tuple[int, Tensor, Any]:
         """Replace ids that the draft does not know by the mask token; they can only be accepted as a target's own."""

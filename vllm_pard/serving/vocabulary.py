@@ -12,9 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from vllm_pard.config import ConfigError
+from vllm_pard.draft_vocab import read_draft_vocab
 
 # Low enough that no softmax notices it, finite so that no block of padding turns into NaN, and inside fp16.
 NEVER = -1e4
+
+
+def draft_token_ids(path: str | None, device: torch.device) -> Tensor | None:
+    """The token ids of a trimmed draft, [any] int64; None: it drafts all."""
+    return None if path is None else torch.tensor(read_draft_vocab(path), device=device)
 
 
 def fit_logits(logits: Tensor, target_vocab_size: int) -> Tensor:
