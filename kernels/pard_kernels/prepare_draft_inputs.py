@@ -65,9 +65,8 @@ def _prepare_draft_inputs_kernel(
     num_masks = tl.where(has_bonus, num_drafts - 1, 0)
     bonus_token = tl.load(last_sampled_ptr + slot).to(tl.int32)
 
-    start = tl.minimum(tl.load(num_draft_kv_ptr + slot).to(tl.int64), num_computed + 1)
-    start = tl.minimum(start, tl.minimum(num_tokens - 1, max_model_len - span))
-    start = tl.maximum(start, 0)
+    start = tl.load(num_draft_kv_ptr + slot).to(tl.int64)
+    start = tl.maximum(tl.minimum(start, tl.minimum(num_tokens - 1, max_model_len - span)), 0)
     capacity = tl.load(num_blocks_ptr + slot).to(tl.int64) * block_size
 
     for i in range(0, span, BLOCK_ROWS):
@@ -174,5 +173,5 @@ def prepare_draft_inputs(
         max_model_len,
         CACHES_MASKS=caches_masks,
         BLOCK_ROWS=min(MAX_BLOCK_ROWS, max(16, triton.next_power_of_2(rows_per_req))),
-        BLOCK_K=triton.next_power_of_2(num_drafts),
+        BLOCK_K=triton.next_power_of_2(max(num_drafts, 1)),
     )

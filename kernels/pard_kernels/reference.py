@@ -42,7 +42,7 @@ def prepare_draft_inputs(
     A request owns the rows `query_start_loc[b] : query_start_loc[b + 1]`, a span fixed on the host, at consecutive
     positions. They hold, in this order, the tokens whose draft K/V is missing (accepted drafts and the bonus token, or
     the prompt chunk), the mask tokens, and padding, which writes no K/V and whose output is never read. A span that is
-    too short for the masks catches up only.
+    too short for the masks catches up only, and a later forward of the same step goes on where it ended.
 
     `num_draft_kv` counts, per request slot, the leading tokens whose K/V the draft holds. It is clamped to what the
     target has and left at the last token that this forward writes, so rejected drafts, skipped steps and resumed
@@ -70,8 +70,7 @@ def prepare_draft_inputs(
         has_bonus = int(num_sampled[req]) > 0
         num_tokens = num_kept + int(has_bonus)
 
-        start = min(int(num_draft_kv[slot]), num_computed + 1, num_tokens - 1, max_model_len - span)
-        start = max(start, 0)
+        start = max(min(int(num_draft_kv[slot]), num_tokens - 1, max_model_len - span), 0)
         capacity = int(num_blocks[slot]) * block_size
 
         for i in range(span):

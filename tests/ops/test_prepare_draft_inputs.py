@@ -1,5 +1,6 @@
 """The kernel against its twin: token ids and positions are equal or wrong, so there is no tolerance."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_verification_steps(num_drafts: int, num_rejected: int) -> None:
             Request(1, 20, 5, 0, 6, 3), lambda o: o["num_draft_kv"][1] == 9, id="catch-up that does not reach the bonus"
         ),
         pytest.param(
-            Request(1, 20, 5, 1, 8, 30), lambda o: o["positions"][0] == 21, id="count beyond the target's is cut"
+            Request(1, 20, 5, 1, 8, 30), lambda o: o["positions"][0] == 24, id="count beyond the target's is cut"
         ),
         pytest.param(
             Request(1, 33, 5, 0, 12, 34), lambda o: o["positions"][-1] == MAX_LEN - 1, id="end of the context"
@@ -111,6 +112,26 @@ def test_random_steps() -> None:
                 )
             )  # fmt: skip
         run_both(requests, num_drafts, caches_masks=bool(draw(0, 1)))
+
+
+@pytest.mark.parametrize("first_span", [1, 13, 14, 15, 28])
+def test_two_forwards_of_a_step_lay_out_what_one_does(first_span: int) -> None:
+    """13 tokens behind, a chunk of 16, the bonus and 3 masks: the second forward goes on where the first ended."""
+    request = Request(1, num_computed=20, query_len=16, num_rejected=0, span=33, num_draft_kv=20 - 13)
+    whole = run_both([request], num_drafts=4)
+    first = run_both([replace(request, span=first_span)], num_drafts=4)
+    num_draft_kv = int(first["num_draft_kv"][1])
+    assert num_draft_kv == 7 + first_span
+    second = run_both([replace(request, span=33 - first_span, num_draft_kv=num_draft_kv)], num_drafts=4)
+    for name in ("input_ids", "positions", "slot_mapping"):
+        assert torch.equal(second[name], whole[name][first_span:]), name
+    assert second["sample_rows"].tolist() == [[29 - first_span + k for k in range(4)]]
+
+
+def test_no_drafts() -> None:
+    """A chunk of a prompt in a step for which vLLM wants none."""
+    out = run_both([Request(1, 4, 6, 0, 6, 4, has_bonus=False), Request(3, 0, 9, 0, 9, 0, has_bonus=False)], 0)
+    assert out["num_draft_kv"][[1, 3]].tolist() == [10, 9]
 
 
 def test_long_span_takes_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

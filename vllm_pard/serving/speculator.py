@@ -121,7 +121,10 @@ class PardSpeculator(DraftForward):
         self._sample(self._forward(step, spans, num_drafts), step.batch.num_reqs, num_drafts)
 
     def _draft_or_skip(self, step: DraftStep, num_drafts: int) -> None:
-        """Draft K tokens a request; a step that wants none is only noted, and the next one that drafts catches up."""
+        """Draft K tokens a request; a step that wants none is only noted, and the next one that drafts catches up.
+
+        Where no request samples, the draft reads the prompts whatever K: the prefix cache may hand their blocks on.
+        """
         batch = step.batch
         slots, query_lens, num_computed = batch.idx_mapping_np, batch.num_scheduled_tokens, batch.num_computed_tokens_np
         num_drafted = 0 if batch.num_draft_tokens_per_req is None else batch.num_draft_tokens_per_req
@@ -131,7 +134,7 @@ class PardSpeculator(DraftForward):
             # Blocks that the prefix cache hands over hold the draft's K/V as well as the target's.
             cached = async_tensor_h2d(num_computed[is_new], self.device, torch.int32)
             self.num_draft_kv[async_tensor_h2d(slots[is_new], self.device, torch.int64)] = cached
-        if num_drafts == 0:
+        if num_drafts == 0 and will_sample.any():
             self.backlog.skip(slots, query_lens)
             return
         *catch_up, spans = self.backlog.plan(
@@ -144,9 +147,10 @@ class PardSpeculator(DraftForward):
             self._replay(step, shape, num_drafts)
             return
         hidden_states = self._forward(step, spans, num_drafts)
-        if (
-            will_sample.all() or self.acceptance_estimator is not None
-        ):  # which knows a request by its place in the batch
+        if num_drafts == 0:
+            return
+        # The estimator knows a request by its place in the batch.
+        if will_sample.all() or self.acceptance_estimator is not None:
             self._sample(hidden_states, batch.num_reqs, num_drafts)
         elif will_sample.any():
             self._sample(hidden_states, batch.num_reqs, num_drafts, np.flatnonzero(will_sample))
