@@ -1,15 +1,7 @@
-"""Every upstream name that we rely on, looked up in vLLM's sources: the installed release and the other supported ones.
-
-Sources of other releases come out of their wheel once and stay in a cache as a zip file of .py files only.
-"""
+"""Every upstream name that we rely on, in the sources of the installed vLLM and of the other supported ones."""
 
 import ast
 import importlib.util
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +9,7 @@ from typing import Any
 
 import pytest
 from source_tree import SourceTree
+from vllm_releases import NEWEST, Notice, Unavailable, cached_sources
 
 from vllm_pard.serving import compat
 from vllm_pard.serving.compat import HOOKS, Hook
@@ -24,27 +17,10 @@ from vllm_pard.serving.patches import PATCHES
 
 ROOT = Path(__file__).parents[2]
 SERVING = ROOT / "vllm_pard" / "serving"
-CACHE = Path(os.environ.get("VLLM_PARD_WHEEL_CACHE") or ROOT / ".cache" / "wheels")
-OTHER_RELEASES = ("0.33.0",)  # supported, and not what the `cpu` extra installs
-WHEEL_GIGABYTES = 1.5  # the download, pip's temporary copy of it and the zip file
-DOWNLOAD_SECONDS = 300
+OTHER_RELEASES = (NEWEST,)  # supported, and not what the `cpu` extra installs
 
 # Read through the module's __getattr__ or from its metadata, which no AST shows.
 NOT_HOOKS = {("vllm", "__version__"), ("vllm.platforms", "current_platform")}
-
-
-class Unavailable(Exception):
-    """A release's sources can't be had here; the message says why."""
-
-
-class Notice:
-    """A line under pytest's results, so that a skipped release is seen without `-rs`."""
-
-    def __init__(self, line: str) -> None:
-        self.line = line
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        terminalreporter.write_line(f"NOTICE: {self.line}", yellow=True)
 
 
 @pytest.fixture(scope="module")
@@ -64,40 +40,6 @@ def other_release(request: pytest.FixtureRequest) -> SourceTree:
         request.config.pluginmanager.register(Notice(reason))
         pytest.skip(reason)
     return SourceTree(zipfile.Path(sources))
-
-
-def cached_sources(release: str) -> Path:
-    """The zip file of a release's .py files; made from a wheel in the cache, or else from a downloaded one."""
-    sources = CACHE / f"vllm-{release}-sources.zip"
-    if sources.exists():
-        return sources
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="download-") as folder:
-        wheel = next(CACHE.glob(f"vllm-{release}-*.whl"), None) or download_wheel(release, Path(folder))
-        partial = Path(folder) / sources.name
-        with zipfile.ZipFile(wheel) as packed, zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as unpacked:
-            for name in packed.namelist():
-                if name.endswith(".py"):
-                    unpacked.writestr(name, packed.read(name))
-        partial.replace(sources)
-    return sources
-
-
-def download_wheel(release: str, folder: Path) -> Path:
-    free = shutil.disk_usage(folder).free / 1e9
-    if free < WHEEL_GIGABYTES:
-        raise Unavailable(f"its wheel needs {WHEEL_GIGABYTES} GB in {CACHE}, and {free:.1f} GB are free")
-    pip = [sys.executable, "-m", "pip", "download", f"vllm=={release}", "--dest", str(folder)]
-    pip += ["--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=1", "--progress-bar=off"]
-    try:
-        done = subprocess.run(pip, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise Unavailable(f"its wheel did not come within {DOWNLOAD_SECONDS} s") from None
-    wheel = next(folder.glob("*.whl"), None)
-    if done.returncode or wheel is None:
-        last_line = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise Unavailable(f"its wheel can't be downloaded ({last_line})")
-    return wheel
 
 
 def problems(tree: SourceTree, hooks: tuple[Hook, ...]) -> list[str]:
