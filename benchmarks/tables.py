@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+SAME_IN_A_TABLE = ("engine", "prompts", "sampling", "runs", "num_cpus", "num_threads", "devices")
 DEMO_RESULTS = ("demo_cpu_float32_b1", "demo_cpu_bfloat16_b1", "demo_cpu_float32_b4")
 
 
@@ -57,6 +58,9 @@ def demo_table() -> str:
 def bench_table(*names: str) -> str:
     """Results of `vllm-pard bench`: a line for each method, a column for each file and concurrency."""
     results = [load(name) for name in names]
+    measured = {tuple(str(result["conditions"][key]) for key in SAME_IN_A_TABLE) for result in results}
+    if len(measured) > 1:
+        raise SystemExit(f"one table needs the same {', '.join(SAME_IN_A_TABLE)}; {', '.join(names)} differ")
     columns = [
         (f"{result['conditions']['dtype']}, {concurrency} at a time", cells_at(result, concurrency))
         for result in results
@@ -79,10 +83,11 @@ def cells_at(result: dict[str, Any], concurrency: int) -> dict[str, Any]:
 
 
 def speed(cell: dict[str, Any] | None) -> str:
-    """tokens/s with the speed-up over the first method."""
+    """tokens/s, of how slow and how fast a run, and the speed-up over the first method."""
     if cell is None or not cell["runs"]:
         return "failed" if cell else ""
-    return f"{cell['tokens_per_second']:.0f} (**{cell['speed_up']:.2f}x**)"
+    speeds = [run["num_tokens"] / run["seconds"] for run in cell["runs"]]
+    return f"{cell['tokens_per_second']:.0f} ({min(speeds):.0f}-{max(speeds):.0f}), **{cell['speed_up']:.2f}x**"
 
 
 def conditions_line(result: dict[str, Any], names: tuple[str, ...]) -> str:
@@ -94,7 +99,7 @@ def conditions_line(result: dict[str, Any], names: tuple[str, ...]) -> str:
     )
     files = ", ".join(f"`{name}.json`" for name in names)
     return (
-        f"Output tokens/s of {engine}, medians of {conditions['runs']} alternating runs, "
+        f"Output tokens/s of {engine}: medians (and extremes) of {conditions['runs']} alternating runs, "
         f"{prompts['number']} prompts ({prompts['set']}), up to {conditions['sampling']['max_tokens']} tokens, "
         f"{'greedy' if conditions['sampling']['temperature'] == 0 else 'sampled'}, on {where}: {files}."
     )

@@ -1,8 +1,9 @@
 """The README says what is so: its numbers come from the result files, its pairs from the catalog, its keys exist."""
 
-import importlib.util
 import re
 from pathlib import Path
+
+import pytest
 
 from vllm_pard.catalog import CATALOG
 from vllm_pard.config import UPSTREAM_FIELDS, PardConfig
@@ -12,12 +13,16 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_numbers_are_those_of_the_result_files() -> None:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    import tables
+
     assert tables.render(README) == README, "run: python benchmarks/tables.py"
+
+
+def test_a_table_holds_one_measurement() -> None:
+    import tables
+
+    with pytest.raises(SystemExit, match=r"the same engine, prompts, .*; bench_cpu_float32, bench_300m_cpu_float32 di"):
+        tables.bench_table("bench_cpu_float32", "bench_300m_cpu_float32")
 
 
 def test_pairs_are_those_of_the_catalog() -> None:
