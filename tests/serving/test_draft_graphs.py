@@ -1,5 +1,6 @@
 """Draft steps from CUDA graphs, simulated by replaying what a capture ran (tests/support/recorded_graph.py)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,14 @@ from engine import run_scenario
 
 pytestmark = pytest.mark.engine
 
+OURS = {"attention_backend": "CUSTOM"}
 
-def run(pair: tuple[Path, Path], spec: dict[str, Any], temperature: float) -> Any:
-    target, draft = pair
-    return run_scenario(
-        "scenarios_v2:graphs",
-        runner="v2-triton",
-        target=target,
-        draft=draft,
-        num_drafts=4,
-        spec=spec,
-        temperature=temperature,
+
+@pytest.fixture
+def run(tiny_pair: tuple[Path, Path], newest_vllm: dict[str, str]) -> Any:
+    target, draft = tiny_pair
+    return partial(
+        run_scenario, "scenarios_v2:graphs", environment=newest_vllm, target=target, draft=draft, num_drafts=4
     )
 
 
@@ -27,15 +25,16 @@ def replayed(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("runner", "spec"),
     [
-        pytest.param({}, id="Triton attention", marks=pytest.mark.slow),
-        pytest.param({"attention_backend": "CUSTOM"}, id="our attention"),
+        pytest.param("v2-triton", {}, id="Triton attention", marks=pytest.mark.slow),
+        pytest.param("v2-flash", {}, id="FlashAttention", marks=pytest.mark.slow),
+        pytest.param("v2-flash", OURS, id="our attention on FlashAttention"),
     ],
 )
-def test_graphs_draft_as_eager_steps(tiny_pair: tuple[Path, Path], spec: dict[str, Any]) -> None:
+def test_graphs_draft_as_eager_steps(run: Any, runner: str, spec: dict[str, Any]) -> None:
     """Sampled with draft probabilities: seeds, temperatures and cached logits are read where the graph expects them."""
-    result = run(tiny_pair, spec | {"draft_sample_method": "probabilistic"}, temperature=0.7)
+    result = run(runner=runner, spec=spec | {"draft_sample_method": "probabilistic"}, temperature=0.7)
     assert result["graphs"] == result["eager"]
     assert result["counts"] == result["eager_counts"]
     assert 0 < result["counts"]["num_accepted_tokens"] < result["counts"]["num_draft_tokens"]
@@ -45,10 +44,10 @@ def test_graphs_draft_as_eager_steps(tiny_pair: tuple[Path, Path], spec: dict[st
     assert all(step["rows"] for step in result["steps"] if step["widest_query"] > 8), "prefills are eager"
 
 
-def test_a_graph_for_each_k(tiny_pair: tuple[Path, Path]) -> None:
+def test_a_graph_for_each_k(run: Any) -> None:
     """K is 4 alone, 2 for two and three requests, 0 for four."""
     schedule = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 3, 2], [4, 8, 0]]}
-    result = run(tiny_pair, schedule | {"attention_backend": "CUSTOM"}, temperature=0)
+    result = run(runner="v2-triton", spec=schedule | OURS, temperature=0)
     assert result["graphs"] == result["eager"]
     assert result["counts"] == result["eager_counts"]
     assert set(result["replays"]) == {"1 x 8", "2 x 4", "4 x 4"}

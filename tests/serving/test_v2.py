@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from engine import run_scenario
-from vllm_releases import NEWEST, Notice, Unavailable, engine_environment
 
 pytestmark = pytest.mark.engine
 
@@ -13,15 +12,9 @@ DYNAMIC_K = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 2, 2], [3,
 
 
 @pytest.fixture(scope="module", params=["newest", pytest.param("installed", marks=pytest.mark.slow)])
-def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The engine's environment: the newest supported vLLM, which the CPU wheel is not, or the installed one."""
-    if request.param == "newest":
-        try:
-            return engine_environment(NEWEST, tmp_path_factory.mktemp("vllm"))
-        except (Unavailable, OSError) as error:
-            line = f"model runner V2 was tested on the installed vLLM instead of {NEWEST}: {error}"
-            request.config.pluginmanager.register(Notice(line))
-    return {}
+def release(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The engine's environment."""
+    return request.getfixturevalue("newest_vllm") if request.param == "newest" else {}  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -134,13 +127,17 @@ def test_hooks_of_adaptive_verification(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "in_target",
-    [pytest.param(False, id="in the draft", marks=pytest.mark.slow), pytest.param(True, id="in both models")],
+    ("runner", "in_target"),
+    [
+        pytest.param("v2-triton", False, id="in the draft", marks=pytest.mark.slow),
+        pytest.param("v2-triton", True, id="in both models"),
+        pytest.param("v2-flash", True, id="in both models, on FlashAttention", marks=pytest.mark.slow),
+    ],
 )
-def test_own_attention(run: Any, in_target: bool) -> None:
+def test_own_attention(run: Any, runner: str, in_target: bool) -> None:
     """Our kernel: the same tokens, the same acceptance, and no mask token in the cache."""
     num_drafts, num_layers = 5, 2
-    result = run("own_attention", runner="v2-triton", num_drafts=num_drafts, num_splits=3, in_target=in_target)
+    result = run("own_attention", runner=runner, num_drafts=num_drafts, num_splits=3, in_target=in_target)
     assert result["pard"] == result["upstream"] == result["plain"]
     assert result["counts"] == result["upstream_counts"]
     assert_some_accepted_some_not(result["counts"])
@@ -153,7 +150,7 @@ def test_own_attention(run: Any, in_target: bool) -> None:
         assert sorted(result["calls"]) == sorted(of_draft + of_target), "the target verifies with it"
     else:
         assert result["calls"] == of_draft
-    assert len(narrow) < len(result["steps"]), "long prompts went through Triton attention"
+    assert len(narrow) < len(result["steps"]), "long prompts went through the platform's attention"
     decodes = [step for step in narrow if not step["prefills"]]
     assert len(decodes) >= 5
     # Of 2K rows, K - 1 are masks: kept drafts and the bonus are left.

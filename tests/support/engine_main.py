@@ -1,6 +1,6 @@
 """The process of `engine.Launcher`: RUNNER. Each line of stdin is a scenario; its exit status goes to stdout.
 
-RUNNER is "v1", "v2", or "v2-triton": the second with Triton attention instead of vLLM's C++ one for CPUs.
+RUNNER is "v1" or "v2"; "v2-triton" and "v2-flash" are the second with attention as on GPUs instead of vLLM's C++ one.
 
 A file of its own, since vLLM's spawned workers import it again, and on V2 each of them needs the interpreter.
 """
@@ -17,7 +17,8 @@ from typing import Any
 
 runner = sys.argv[1]
 if runner != "v1":
-    import v2_interpreter
+    import v2_interpreter  # first: it prepares Triton
+    import flash_on_cpu  # isort: skip
 
 
 def run(scenario: str, arguments: dict[str, Any], folder: str) -> None:
@@ -50,6 +51,8 @@ def main() -> None:
         v2_interpreter.keep_asynchronous_scheduling()
     if runner == "v2-triton":
         v2_interpreter.use_triton_attention()
+    if runner == "v2-flash":
+        flash_on_cpu.use_flash_attention()
     for module in ("scenarios", "scenarios_v1" if runner == "v1" else "scenarios_v2"):
         importlib.import_module(module)
     answers = os.fdopen(os.dup(1), "w")

@@ -54,8 +54,10 @@ class PardMetadataBuilder(Base):
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> Any:
-        metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)
-        if not takes(common_attn_metadata.max_query_len):
+        is_ours = takes(common_attn_metadata.max_query_len)
+        # `fast_build`: no schedule for a kernel that will not run.
+        metadata = super().build(common_prefix_len, common_attn_metadata, fast_build or is_ours)
+        if not is_ours:
             return metadata
         num_splits = choose_num_splits(
             num_requests=common_attn_metadata.num_reqs,
@@ -184,6 +186,8 @@ class PardBackend:
     @staticmethod
     def get_name() -> str:
         return "CUSTOM"
+
+    supports_kv_cache_update_bypass = False  # new keys and values come with the call
 
     @classmethod
     def _cannot(cls) -> bool:
