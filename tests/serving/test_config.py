@@ -1,6 +1,5 @@
 """Every knob and every mistake of `{"method": "pard"}`, on the config objects of the real vLLM; no model is loaded."""
 
-import json
 import pickle
 import subprocess
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_models import MASK_TOKEN_ID, save_llama, save_tokenizer
+from tiny_models import MASK_TOKEN_ID, edit_config, save_llama, save_tokenizer
 
 from vllm_pard.errors import PardError
 from vllm_pard.serving import compat
@@ -38,16 +37,6 @@ def configure(tiny_pair: tuple[Path, Path]) -> Configure:
         return EngineArgs(speculative_config=spec, **options).create_engine_config()
 
     return configure
-
-
-def edit_config(source: Path, folder: Path, **changes: Any) -> str:
-    """A copy of a checkpoint with other config.json entries; None removes one."""
-    folder.mkdir()
-    for path in source.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    config = json.loads((source / "config.json").read_text()) | changes
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
-    return str(folder)
 
 
 def test_defaults(configure: Configure) -> None:
@@ -93,8 +82,44 @@ def test_v2_is_planned_where_triton_runs(configure: Configure, monkeypatch: pyte
     assert config.speculative_config.runner == "v2"
     assert not config.speculative_config.parallel_drafting, "vLLM would fall back to V1"
     assert config.num_lookahead_tokens == config.speculative_config.max_num_new_slots_for_drafting == 8
+    with pytest.raises(PardError, match='the draft reads as far as the target: leave "max_model_len" out'):
+        configure({"max_model_len": 64})
     with pytest.raises(PardError, match="both choose how many drafts are verified: leave one of them out"):
         configure(schedule | {"enable_adaptive_verification": True})
+
+
+ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 64, "factor": 8.0}
+LLAMA3 = ROPE | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("rope", "reaches"),
+    [(None, 128), (LLAMA3, 128), (ROPE | {"rope_type": "yarn"}, None)],
+    ids=["plain", "llama3", "yarn"],
+)
+def test_draft_reads_as_far_as_the_target_on_v2(
+    configure: Configure,
+    tiny_pair: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rope: Any,
+    reaches: Any,
+) -> None:
+    """By itself vLLM 0.33 serves the target with the draft's positions only, and 0.32 reads beyond its table."""
+    monkeypatch.setattr("vllm.triton_utils.importing.HAS_TRITON", True)
+    monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
+    short = edit_config(tiny_pair[1], tmp_path / "short", max_position_embeddings=64, rope_parameters=rope)
+    if reaches is None:
+        with pytest.raises(
+            PardError, match="has positions for 64 tokens, and the target serves up to 128: add --max-model"
+        ):
+            configure({"model": short})
+        return
+    config = configure({"model": short})
+    draft = config.speculative_config.draft_model_config
+    assert (config.model_config.max_model_len, draft.max_model_len) == (128, reaches)
+    assert draft.hf_config.max_position_embeddings == reaches
+    assert configure({"model": short}, max_model_len=64).model_config.max_model_len == 64
 
 
 def test_survives_pickling_without_plugins(configure: Configure) -> None:

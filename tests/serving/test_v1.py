@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from engine import run_scenario
-from tiny_models import MASK_TOKEN_ID, save_pair
+from tiny_models import MASK_TOKEN_ID, edit_config, save_pair
 from transformers import LlamaForCausalLM
 
 from vllm_pard.reference.engine import generate
@@ -63,6 +63,21 @@ def test_other_vocabulary_size(tmp_path: Path, runner: str, draft_vocab_size: in
     )  # fmt: skip
     assert result["pard"] == result["plain"]
     assert result["counts"]["num_accepted_tokens"] > 0
+
+
+@pytest.mark.parametrize("runner", [pytest.param("v1", marks=pytest.mark.slow), "v2"])
+def test_draft_with_fewer_positions(tiny_pair: tuple[Path, Path], tmp_path: Path, runner: str) -> None:
+    """The first text grows beyond the draft's 64 positions, the second begins there."""
+    target, draft = tiny_pair
+    short = edit_config(draft, tmp_path / "short", max_position_embeddings=64)
+    arguments = {"num_drafts": 4, "prompt_lengths": [50, 90], "max_tokens": 40}
+    result = run_scenario("scenarios:compare", runner=runner, target=target, draft=short, **arguments)
+    assert result["pard"] == result["plain"]
+    if runner == "v1":
+        assert result["counts"]["num_accepted_tokens"] > 0, "up to the draft's last position"
+    else:
+        whole = run_scenario("scenarios:compare", runner=runner, target=target, draft=draft, **arguments)
+        assert result == whole, "the same rotary table, only longer"
 
 
 TEMPERATURE = 0.7  # as in scenarios.py

@@ -68,3 +68,13 @@ def save_pair(folder: Path, *, draft_vocab_size: int = VOCAB_SIZE) -> tuple[Path
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator) * parameter.std()
     draft = save_model(llama, folder / "draft", {"pard_token": MASK_TOKEN_ID, "spd_type": "pard"})
     return target, draft
+
+
+def edit_config(source: Path, folder: Path, **changes: Any) -> str:
+    """A copy of a checkpoint with other config.json entries; None removes one."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    config = json.loads((source / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    return str(folder)

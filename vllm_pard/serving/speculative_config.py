@@ -15,6 +15,7 @@ from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
 from vllm_pard.draft_vocab import read_draft_vocab
 from vllm_pard.serving import compat
+from vllm_pard.serving.draft_length import extend_draft
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -68,7 +69,9 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     wanted = PardConfig.from_mapping(_with_spec_flags(engine_args))
     _check_parallelism(target_parallel_config)
     runner = planned_runner()
-    _check_draft_lengths(wanted, runner)
+    _check_num_drafts(wanted, runner)
+    if runner == "v2" and wanted.upstream.get("max_model_len") is not None:
+        raise ConfigError('on model runner V2 the draft reads as far as the target: leave "max_model_len" out')
     _check_draft_tensor_parallelism(wanted, target_parallel_config.tensor_parallel_size, runner)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
     result = PardSpeculativeConfig(
@@ -91,6 +94,8 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     if runner == "v1":
         # vLLM's own proposer reads the mask token from the draft's config.
         result.draft_model_config.hf_config.mask_token_id = draft.mask_token_id
+    else:
+        extend_draft(result.draft_model_config, target_model_config.max_model_len)
     target_parallel_config.worker_cls = WORKER_CLS
     logger.info(
         "PARD: draft %s, K=%d draft tokens in one forward, mask token %d, model runner %s",
@@ -141,7 +146,7 @@ def _check_parallelism(parallel_config: Any) -> None:
             raise ConfigError(f"PARD does not support {words}; got {name}={size}: use tensor parallelism instead")
 
 
-def _check_draft_lengths(wanted: PardConfig, runner: Runner) -> None:
+def _check_num_drafts(wanted: PardConfig, runner: Runner) -> None:
     if wanted.upstream.get("num_speculative_tokens_per_batch_size") is None:
         return
     if runner == "v1":
