@@ -113,7 +113,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "demo": demo_table,
     "bench": lambda: bench_table("bench_cpu_float32", "bench_cpu_bfloat16"),
     "bench_300m": lambda: bench_table("bench_300m_cpu_float32"),
-    "reference": lambda: bench_table("reference_cpu_float32"),
+    "reference": lambda: bench_table("reference_cpu_float32", "reference_cpu_bfloat16"),
 }
 
 
