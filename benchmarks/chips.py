@@ -74,7 +74,7 @@ def compile_launches(chip: Chip, call: Callable[[Chip], Any]) -> list[Any]:
 
 
 def cuda_resources(cubin: bytes) -> Row:
-    """Registers of a thread, and loads and stores of local memory, which is where registers spill to."""
+    """Registers of a thread, loads and stores of local memory, where registers spill to, and asynchronous copies."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         Path(file.name).write_bytes(cubin)
         command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", "-sass", file.name]
@@ -82,6 +82,7 @@ def cuda_resources(cubin: bytes) -> Row:
     return {
         "registers": int(re.findall(r"\bREG:(\d+)", report)[0]),
         "spills": len(re.findall(r"\b(LDL|STL)\b", report)),
+        "asynchronous_copies": len(re.findall(r"\b(LDGSTS|UTMALDG)\b", report)),
     }
 
 

@@ -3,8 +3,8 @@
 python benchmarks/cross_compile.py [--case LABEL] [--chip NAME] [--json benchmarks/results/cross_compile.json]
 
 Prints a markdown table and ends with status 1 if a kernel spills, wants more shared memory than its chip gives a
-program, or multiplies without matrix instructions. Each case calls a kernel's launcher (`chips.compile_launches`).
-Minutes for everything, seconds again later (Triton's cache).
+program, multiplies without matrix instructions, or (on NVIDIA) does not load ahead. Each case calls a kernel's launcher
+(`chips.compile_launches`). Minutes for everything, seconds again later (Triton's cache).
 """
 
 import argparse
@@ -173,6 +173,8 @@ def problems(rows: list[Row]) -> list[str]:
             found.append(f"{name}: spills {row['spills']}")
         if is_matrix_kernel and not row["matrix_instruction"] and not row["is_float32"]:
             found.append(f"{name}: no matrix instruction")
+        if is_matrix_kernel and row.get("asynchronous_copies") == 0:
+            found.append(f"{name}: waits for each load, no asynchronous copy")
     return found
 
 

@@ -98,6 +98,7 @@ def test_problems_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"shared": 65537}, "65537 bytes of shared memory, 65536 are there"),
         ({"spills": 3}, "spills 3"),
         ({"matrix_instruction": None}, "no matrix instruction"),
+        ({"asynchronous_copies": 0}, "waits for each load, no asynchronous copy"),
     ):
         assert cross_compile.problems([row | change]) == [f"speculative_attention, c, gfx942: {problem}"]
     assert chips.amd_resources(AMD_NOTES) == {"registers": 242, "spills": 29 + 3 + 16}
