@@ -1,9 +1,10 @@
 """All that needs a GPU, in one command of under ten minutes, without network.
 
-python benchmarks/gpu_check.py [--output benchmarks/results] [--pair DIR] [--only WORD]
+python benchmarks/gpu_check.py [--output benchmarks/results] [--pair DIR] [--only WORD] [--minutes 10]
 
-Kernels against their twins on the device, once under compute-sanitizer, then timed; and an enlarged 8B pair in vLLM,
-if vLLM can be imported: what a step costs with every method. What could not run is said, never passed over.
+Kernels against their twins on the device, once under compute-sanitizer, and timed; if vLLM can be imported, the demo
+pair's outputs against plain decoding's, and an enlarged 8B pair: what a step costs with every method. What could not
+run is said, never passed over; `--only` runs it alone.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from vllm_pard.bench.conditions import conditions, gpu_names
 from vllm_pard.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
+OPS = ROOT / "tests" / "ops"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 METHODS = "none,pard,draft_model+parallel_drafting,draft_model"  # each in its turn: what matters most comes first
 SECONDS_TO_STOP = 30
@@ -52,53 +54,64 @@ class Outcome:
 
 def steps(output: Path, device: str, pair: Path) -> list[Step]:
     """In order of worth, since time may run out."""
-    sanitizer = shutil.which("compute-sanitizer")
-    no_vllm = None if importlib.util.find_spec("vllm") else "vLLM can't be imported"
     no_benchmark = None if importlib.util.find_spec("pytest_benchmark") else "pytest-benchmark is not installed"
+    results = f"--benchmark-json={output / f'kernels_{device}.json'}"
+    kernels = (*PYTEST, str(ROOT / "benchmarks" / "kernels"), "-k", "not twin", "--benchmark-max-time=0.2", results)
     # A kernel is compiled for each shape: seconds each, on one core each.
     side_by_side = ("-n", "8") if importlib.util.find_spec("xdist") else ()
-    ops = ROOT / "tests" / "ops"
-    twins = (*PYTEST, *side_by_side, str(ops), f"--ignore={ops / 'test_cross_compile.py'}")
-    enlarge = (sys.executable, str(ROOT / "benchmarks" / "enlarge.py"), "--shape", SHAPE, "--output", str(pair))
-    bench = (
-        *(sys.executable, "-m", "vllm_pard.cli", "bench", str(pair / "target")),
-        *("--draft", str(pair / "draft"), "--ar-draft", str(pair / "draft_ar"), "--methods", METHODS),
-        *("--placement", "in-turn", "--runs", "3", "--num-speculative-tokens", str(NUM_SPECULATIVE_TOKENS)),
-        *("--concurrency", "1,4,16,64", "--requests-per-user", "2", "--ignore-eos"),
-        *("--json", str(output / f"bench_{SHAPE}_{device}.json")),
-    )
-    launches: tuple[str, ...] = (sys.executable, str(ROOT / "benchmarks" / "launches.py"))
-    launches += (str(pair / "target"), str(pair / "draft"), "--json", str(output / f"launches_{SHAPE}_{device}.json"))
-    results = output / f"kernels_{device}.json"
-    kernels: tuple[str, ...] = (*PYTEST, str(ROOT / "benchmarks" / "kernels"), "-k", "not twin")
-    kernels += ("--benchmark-max-time=0.2", f"--benchmark-json={results}")
+    twins = (*PYTEST, *side_by_side, str(OPS), f"--ignore={OPS / 'test_cross_compile.py'}")
+    sanitizer = shutil.which("compute-sanitizer")
+    sanitized = (str(sanitizer), "--error-exitcode=1", *PYTEST, str(OPS), "-k", "worked or random")
     return [
         Step("kernels against their twins", twins, 180),
         Step("kernel benchmarks", kernels, 120, no_benchmark),
-        Step("enlarged pair", enlarge, 90, no_vllm or ("it is there" if (pair / "draft_ar").exists() else None)),
-        Step("steps of an 8B target in vLLM", bench, 420, no_vllm),
-        Step("launches of a step", launches, 180, no_vllm),
+        *engine_steps(output, device, pair),
         Step(
-            "kernels under compute-sanitizer",
-            (str(sanitizer), "--error-exitcode=1", *PYTEST, str(ops), "-k", "worked or random"),
-            120,
+            "kernels under compute-sanitizer", sanitized, 120,
             None if sanitizer else "compute-sanitizer is not installed",
         ),
+    ]  # fmt: skip
+
+
+def engine_steps(output: Path, device: str, pair: Path) -> list[Step]:
+    no_vllm = None if importlib.util.find_spec("vllm") else "vLLM can't be imported"
+    python, target, draft = sys.executable, str(pair / "target"), str(pair / "draft")
+    bench = (python, "-m", "vllm_pard.cli", "bench", "--placement", "in-turn")
+    lossless = (
+        *(*bench, "--methods", "none,pard,pard+own_attention", "--dtype", "float32", "--verify", "--runs", "1"),
+        *("--num-prompts", "32", "--concurrency", "8", "--json", str(output / f"bench_demo_float32_{device}.json")),
+    )
+    enlarge = (python, str(ROOT / "benchmarks" / "enlarge.py"), "--shape", SHAPE, "--output", str(pair))
+    of_8b = (
+        *(*bench, target, "--draft", draft, "--ar-draft", str(pair / "draft_ar"), "--methods", METHODS, "--runs", "3"),
+        *("--num-speculative-tokens", str(NUM_SPECULATIVE_TOKENS), "--concurrency", "1,4,16,64", "--ignore-eos"),
+        *("--requests-per-user", "2", "--json", str(output / f"bench_{SHAPE}_{device}.json")),
+    )
+    launches = (
+        *(python, str(ROOT / "benchmarks" / "launches.py"), target, draft),
+        *("--json", str(output / f"launches_{SHAPE}_{device}.json")),
+    )
+    return [
+        Step("outputs in float32, in vLLM", lossless, 180, no_vllm),
+        Step("enlarged pair", enlarge, 90, no_vllm or ("it is there" if (pair / "draft_ar").exists() else None)),
+        Step("steps of an 8B target in vLLM", of_8b, 420, no_vllm),
+        Step("launches of a step", launches, 180, no_vllm),
     ]
 
 
-def run(step: Step) -> Outcome:
-    if step.missing:
-        return Outcome(step.name, f"not run: {step.missing}")
+def run(step: Step, seconds_left: float) -> Outcome:
+    if step.missing or seconds_left <= 0:
+        return Outcome(step.name, f"not run: {step.missing or 'no time is left'}")
+    limit_s = min(step.limit_s, seconds_left)
     # The sanitizer sees an allocation each, not one pool that hides its edges.
     environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if "sanitizer" in step.name else None
     print(f"== {step.name}", flush=True)
     started = time.monotonic()
     process = subprocess.Popen(step.command, cwd=ROOT, env=environment, start_new_session=True)
     try:
-        result = "failed" if process.wait(step.limit_s) else "passed"
+        result = "failed" if process.wait(limit_s) else "passed"
     except subprocess.TimeoutExpired:
-        result = f"too slow: over {step.limit_s} s"
+        result = f"too slow: over {limit_s:.0f} s"
     finally:
         stop(process)
     return Outcome(step.name, result, time.monotonic() - started)
@@ -118,6 +131,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
     parser.add_argument("--pair", type=Path, default=Path(gettempdir()) / f"vllm_pard_{SHAPE}")
     parser.add_argument("--only", default="", metavar="WORD", help="only the steps with WORD in their name")
+    parser.add_argument("--minutes", type=float, default=10.0, help="that all of it may take")
     arguments = parser.parse_args()
     names = gpu_names()
     if not names:
@@ -127,7 +141,8 @@ def main() -> int:
     wanted = [step for step in steps(arguments.output.resolve(), device, arguments.pair) if arguments.only in step.name]
     if not wanted:
         parser.error(f"no step has {arguments.only!r} in its name")
-    outcomes = [run(step) for step in wanted]
+    end = time.monotonic() + 60 * arguments.minutes
+    outcomes = [run(step, end - time.monotonic()) for step in wanted]
     for outcome in outcomes:
         print(f"{outcome.name:36} {outcome.result} ({outcome.seconds:.0f} s)")
     record = {"conditions": conditions(), "steps": [asdict(outcome) for outcome in outcomes]}

@@ -39,10 +39,19 @@ def test_one_part_at_a_time(
         gpu_check.main()
     assert "no step has 'no such part' in its name" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "--output", str(tmp_path), "--only", "launches"])
-    monkeypatch.setattr(gpu_check, "run", lambda step: gpu_check.Outcome(step.name, "passed"))
+    monkeypatch.setattr(gpu_check, "run", lambda step, seconds_left: gpu_check.Outcome(step.name, "passed"))
     assert gpu_check.main() == 0
     record = json.loads((tmp_path / "gpu_check_gpu.json").read_text())
     assert [step["name"] for step in record["steps"]] == ["launches of a step"]
+
+
+def test_time_runs_out(capsys: pytest.CaptureFixture[str]) -> None:
+    import gpu_check
+    from gpu_check import Step
+
+    slow = Step("slow", (sys.executable, "-c", "import time; time.sleep(60)"), 30)
+    assert gpu_check.run(slow, 1.0).result == "too slow: over 1 s"
+    assert gpu_check.run(slow, -1.0).result == "not run: no time is left"
 
 
 def test_every_outcome_is_told(
