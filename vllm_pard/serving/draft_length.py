@@ -19,7 +19,7 @@ def extend_draft(draft_config: Any, target_max_model_len: int) -> None:
     ModelConfig. Raises ConfigError where the rotary embedding depends on the longest position.
     """
     hf_config = draft_config.hf_config
-    trained_length = hf_config.max_position_embeddings
+    trained_length = getattr(hf_config, "max_position_embeddings", target_max_model_len)
     if trained_length < target_max_model_len:
         if not _rope_types(hf_config) <= EXTENDABLE:
             raise ConfigError(
