@@ -68,7 +68,7 @@ def test_a_few_cases(tmp_path: Path) -> None:
     logs, table = cross_compile(tmp_path, *(word for label in SUBSET for word in ("--case", label)))
     assert table["problems"] == []
     assert kernels_of(table) == every_kernel()
-    assert all(row["registers"] >= 16 for row in table["rows"])
+    assert all(row["registers"] > 16 for row in table["rows"])
     assert all(row["shared"] > 0 for row in table["rows"] if row["kernel"] == "speculative_attention")
     assert all("| speculative_attention | Llama-3.1-8B, K=15 |" in log for log in logs)
 
