@@ -8,7 +8,6 @@ run is said, never passed over; `--only` runs it alone.
 """
 
 import argparse
-import contextlib
 import importlib.util
 import json
 import os
@@ -24,6 +23,7 @@ from tempfile import gettempdir
 
 from vllm_pard.bench.conditions import conditions, gpu_names
 from vllm_pard.files import write_whole
+from vllm_pard.process import stop_group
 
 ROOT = Path(__file__).resolve().parent.parent
 OPS = ROOT / "tests" / "ops"
@@ -113,17 +113,9 @@ def run(step: Step, seconds_left: float) -> Outcome:
     except subprocess.TimeoutExpired:
         result = f"too slow: over {limit_s:.0f} s"
     finally:
-        stop(process)
+        if process.poll() is None:  # it may keep what it has, and must end its engines, which hold the GPU's memory
+            stop_group(process, (signal.SIGTERM, signal.SIGKILL), SECONDS_TO_STOP)
     return Outcome(step.name, result, time.monotonic() - started)
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Let it keep what it has measured and end its engines, which would hold the GPU's memory."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is None:
-            os.killpg(process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(SECONDS_TO_STOP)
 
 
 def main() -> int:

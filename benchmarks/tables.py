@@ -83,7 +83,7 @@ def cells_at(result: dict[str, Any], concurrency: int) -> dict[str, Any]:
 
 
 def speed(cell: dict[str, Any] | None) -> str:
-    """tokens/s, of how slow and how fast a run, and the speed-up over the first method."""
+    """tokens/s, those of the slowest and the fastest run, and the speed-up over the first method."""
     if cell is None or not cell["runs"]:
         return "failed" if cell else ""
     speeds = [run["num_tokens"] / run["seconds"] for run in cell["runs"]]

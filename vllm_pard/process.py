@@ -9,7 +9,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from vllm_pard.errors import PardError
 
@@ -82,7 +82,7 @@ class LoggedProcess:
         """Stop the process with all its children."""
         if self._process.poll() is None:
             signals = (signal.SIGTERM, signal.SIGKILL)
-            self._stop((None, *signals) if politely and self.ask_to_stop() else signals)
+            stop_group(self._process, (None, *signals) if politely and self.ask_to_stop() else signals)
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
                 with contextlib.suppress(BrokenPipeError):
@@ -99,14 +99,18 @@ class LoggedProcess:
     ) -> None:
         self.close(politely=error is None, keep_log=isinstance(error, ProcessError))
 
-    def _stop(self, signals: tuple[signal.Signals | None, ...]) -> None:
-        for stop_signal in signals:
-            if stop_signal is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, stop_signal)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(SECONDS_TO_STOP)
-                return
+
+def stop_group(
+    process: subprocess.Popen[Any], signals: tuple[signal.Signals | None, ...], seconds: float = SECONDS_TO_STOP
+) -> None:
+    """Send the group that a process leads each signal, until the process ends within `seconds`; None only waits."""
+    for stop_signal in signals:
+        if stop_signal is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, stop_signal)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
 
 
 def has_cpu_engine() -> bool:

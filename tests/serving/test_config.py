@@ -73,9 +73,15 @@ def test_spec_flags(configure: Configure) -> None:
         configure({"num_speculative_tokens": 4}, spec_tokens=3)
 
 
-def test_v2_is_planned_where_triton_runs(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where vLLM takes model runner V2."""
     monkeypatch.setattr("vllm.triton_utils.importing.HAS_TRITON", True)
     monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
+
+
+@pytest.mark.usefixtures("_triton")
+def test_v2_is_planned_where_triton_runs(configure: Configure) -> None:
     schedule = {"num_speculative_tokens_per_batch_size": [[1, 4, 8], [5, 256, 0]]}
     config = configure(schedule)
     assert config.use_v2_model_runner
@@ -92,34 +98,30 @@ ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 64, "factor":
 LLAMA3 = ROPE | {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 
 
-@pytest.mark.parametrize(
-    ("rope", "reaches"),
-    [(None, 128), (LLAMA3, 128), (ROPE | {"rope_type": "yarn"}, None)],
-    ids=["plain", "llama3", "yarn"],
-)
+@pytest.mark.usefixtures("_triton")
+@pytest.mark.parametrize("rope", [None, LLAMA3], ids=["plain", "llama3"])
 def test_draft_reads_as_far_as_the_target_on_v2(
-    configure: Configure,
-    tiny_pair: tuple[Path, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    rope: Any,
-    reaches: Any,
+    configure: Configure, tiny_pair: tuple[Path, Path], tmp_path: Path, rope: Any
 ) -> None:
     """By itself vLLM 0.33 serves the target with the draft's positions only, and 0.32 reads beyond its table."""
-    monkeypatch.setattr("vllm.triton_utils.importing.HAS_TRITON", True)
-    monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
     short = edit_config(tiny_pair[1], tmp_path / "short", max_position_embeddings=64, rope_parameters=rope)
-    if reaches is None:
-        with pytest.raises(
-            PardError, match="has positions for 64 tokens, and the target serves up to 128: add --max-model"
-        ):
-            configure({"model": short})
-        return
     config = configure({"model": short})
     draft = config.speculative_config.draft_model_config
-    assert (config.model_config.max_model_len, draft.max_model_len) == (128, reaches)
-    assert draft.hf_config.max_position_embeddings == reaches
+    assert (config.model_config.max_model_len, draft.max_model_len) == (128, 128)
+    assert draft.hf_config.max_position_embeddings == 128
     assert configure({"model": short}, max_model_len=64).model_config.max_model_len == 64
+
+
+@pytest.mark.usefixtures("_triton")
+def test_rotary_table_that_depends_on_its_length(
+    configure: Configure, tiny_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    yarn = ROPE | {"rope_type": "yarn"}
+    short = edit_config(tiny_pair[1], tmp_path / "short", max_position_embeddings=64, rope_parameters=yarn)
+    with pytest.raises(
+        PardError, match="has positions for 64 tokens, and the target serves up to 128: add --max-model"
+    ):
+        configure({"model": short})
 
 
 def test_survives_pickling_without_plugins(configure: Configure) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from v2_interpreter import use_attention
 
-FLASH_ATTENTION = 3
+VERSION = 3  # of FlashAttention
 
 
 def flash_attn_varlen_func(
@@ -64,17 +65,12 @@ def write(new: Tensor, cache: Tensor, slot_mapping: Tensor) -> None:
 
 def use_flash_attention() -> None:
     """For every model, unless it asks for another, and below `CUSTOM`. Imports vLLM."""
-    from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.attention.backends import flash_attn
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
     from vllm_pard.serving import attention_backends
 
-    def choose(cls: type[CpuPlatform], selected: AttentionBackendEnum | None, *_: Any, **__: Any) -> str:
-        return (selected or AttentionBackendEnum.FLASH_ATTN).get_path()
-
-    CpuPlatform.get_attn_backend_cls = classmethod(choose)
-    flash_attn.get_flash_attn_version = lambda **_: FLASH_ATTENTION
+    use_attention("FLASH_ATTN")
+    flash_attn.get_flash_attn_version = lambda **_: VERSION
     flash_attn.flash_attn_varlen_func = flash_attn_varlen_func
     flash_attn.reshape_and_cache_flash = reshape_and_cache_flash
     flash_attn.get_scheduler_metadata = lambda batch_size, **_: torch.zeros(1 + -(-batch_size // 4) * 4).int()

@@ -34,7 +34,7 @@ def mixed_batches(target: str, draft: str, num_drafts: int, asynchronous: bool) 
 
 
 def own_attention(target: str, draft: str, num_drafts: int, num_splits: int, in_target: bool) -> Any:
-    """Our attention in the draft, or in both models, against Triton attention in both and against plain decoding."""
+    """Our attention in the draft, or in both models, against the platform's in both and against plain decoding."""
     requests = prompts((2, 33, 70))
     params = [greedy(18), greedy(10), greedy(6)]
     kw = {"max_num_batched_tokens": 192}

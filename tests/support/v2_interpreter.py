@@ -92,15 +92,19 @@ def keep_asynchronous_scheduling() -> None:
     CpuPlatform.check_and_update_config = classmethod(check_and_keep)
 
 
-def use_triton_attention() -> None:
-    """Triton attention in place of vLLM's C++ one for CPUs, or whatever backend a model asks for. Imports vLLM."""
+def use_attention(name: str) -> None:
+    """A backend in place of vLLM's C++ one for CPUs, unless a model asks for another. Imports vLLM."""
     from vllm.platforms.cpu import CpuPlatform
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
     def choose(cls: type[CpuPlatform], selected: AttentionBackendEnum | None, *_: Any, **__: Any) -> str:
-        return (selected or AttentionBackendEnum.TRITON_ATTN).get_path()
+        return (selected or AttentionBackendEnum[name]).get_path()
 
     CpuPlatform.get_attn_backend_cls = classmethod(choose)
+
+
+def use_triton_attention() -> None:
+    use_attention("TRITON_ATTN")
     torch.cuda.get_device_capability = lambda device=None: (8, 0)  # it asks for block sizes
 
 

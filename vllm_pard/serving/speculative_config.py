@@ -70,8 +70,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     _check_parallelism(target_parallel_config)
     runner = planned_runner()
     _check_num_drafts(wanted, runner)
-    if runner == "v2" and wanted.upstream.get("max_model_len") is not None:
-        raise ConfigError('on model runner V2 the draft reads as far as the target: leave "max_model_len" out')
+    _check_draft_length(wanted, runner)
     _check_draft_tensor_parallelism(wanted, target_parallel_config.tensor_parallel_size, runner)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
     result = PardSpeculativeConfig(
@@ -144,6 +143,11 @@ def _check_parallelism(parallel_config: Any) -> None:
     ):
         if (size := getattr(parallel_config, name, 1)) > 1:
             raise ConfigError(f"PARD does not support {words}; got {name}={size}: use tensor parallelism instead")
+
+
+def _check_draft_length(wanted: PardConfig, runner: Runner) -> None:
+    if runner == "v2" and wanted.upstream.get("max_model_len") is not None:
+        raise ConfigError('on model runner V2 the draft reads as far as the target: leave "max_model_len" out')
 
 
 def _check_num_drafts(wanted: PardConfig, runner: Runner) -> None:
