@@ -8,8 +8,8 @@ import torch
 from pard_kernels import reference
 
 from vllm_pard.config import ConfigError
-from vllm_pard.serving.attention import MAX_NUM_ROWS, PardMetadataBuilder, PardStep
-from vllm_pard.serving.attention_backends import PardFlashBackend, PardFlashImpl, PardTritonBackend, PardTritonImpl
+from vllm_pard.serving.attention.backends import PardFlashBackend, PardFlashImpl, PardTritonBackend, PardTritonImpl
+from vllm_pard.serving.attention.kernel import MAX_NUM_ROWS, PardMetadataBuilder, PardStep
 
 HEADS, KV_HEADS, HEAD_SIZE, BLOCK_SIZE = 4, 2, 64, 16
 CONFIG = SimpleNamespace(

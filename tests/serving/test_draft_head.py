@@ -32,7 +32,7 @@ def make_draft(weight: Tensor, *, start: int = 0, tp_size: int = 1, bias: Tensor
 
 
 def choose(draft: Any, **options: Any) -> Any:
-    from vllm_pard.serving.draft_head import choose_head
+    from vllm_pard.serving.draft.head import choose_head
 
     defaults = {"num_tokens": VOCAB_SIZE, "token_ids": None, "use_int8": False, "group": None}
     return choose_head(draft, num_drafts=3, max_num_reqs=4, **(defaults | options))
@@ -97,7 +97,7 @@ def test_a_rank_needs_tokens(weight: Tensor) -> None:
 
 
 def test_int8(weight: Tensor, hidden: Tensor) -> None:
-    from vllm_pard.serving.draft_head import quantize_rows
+    from vllm_pard.serving.draft.head import quantize_rows
 
     weight[5] = 0
     rounded, scale = quantize_rows(weight)

@@ -129,7 +129,7 @@ def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = Fals
     requests, params = prompts((2, 9, 33)), greedy(14)
     plain = generate(make_llm(target, None), requests, params)
     if use_int8:
-        from vllm_pard.serving import draft_forward
+        from vllm_pard.serving.draft import model as draft_forward
 
         choose = draft_forward.choose_head
         draft_forward.choose_head = lambda *args, **kwargs: choose(*args, **(kwargs | {"use_int8": True}))

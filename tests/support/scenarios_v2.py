@@ -56,7 +56,7 @@ def own_attention(target: str, draft: str, num_drafts: int, num_splits: int, in_
 @contextmanager
 def recorded_attention(num_splits: int) -> Iterator[list[int]]:
     """The rows of each call of our kernel, which is made to split the prefix."""
-    from vllm_pard.serving import attention
+    from vllm_pard.serving.attention import kernel as attention
 
     kernel, choose, calls = attention.speculative_attention, attention.choose_num_splits, []
 

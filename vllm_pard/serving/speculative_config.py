@@ -15,7 +15,7 @@ from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
 from vllm_pard.draft_vocab import read_draft_vocab
 from vllm_pard.serving import compat
-from vllm_pard.serving.draft_length import extend_draft
+from vllm_pard.serving.draft.positions import extend_draft
 
 logger = init_logger("vllm.vllm_pard")
 

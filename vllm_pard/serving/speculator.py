@@ -16,10 +16,10 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
-from vllm_pard.drafting.backlog import DraftBacklog
-from vllm_pard.serving.draft_forward import DraftForward, DraftStep
-from vllm_pard.serving.draft_graphs import DraftGraphs, graph_mode
-from vllm_pard.serving.draft_group import tensor_parallel_group
+from vllm_pard.serving.draft.graphs import DraftGraphs, graph_mode
+from vllm_pard.serving.draft.group import tensor_parallel_group
+from vllm_pard.serving.draft.kv import DraftBacklog
+from vllm_pard.serving.draft.model import DraftForward, DraftStep
 
 
 class PardSpeculator(DraftForward):

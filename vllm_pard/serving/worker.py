@@ -49,7 +49,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
 
     def _use_v2_speculator(self) -> None:
         compat.check_hooks(compat.RUNNER_V2_HOOKS)
-        from vllm_pard.serving.attention_backends import register
+        from vllm_pard.serving.attention.backends import register
         from vllm_pard.serving.speculator import PardSpeculator
 
         register()  # layers of target and draft ask for it when they are built

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vllm_pard.drafting.backlog import DraftBacklog
+from vllm_pard.serving.draft.kv import DraftBacklog
 
 
 def array(*values: int) -> np.ndarray:

@@ -24,11 +24,11 @@ from vllm.v1.worker.gpu.spec_decode.standalone_ar.speculator import StandaloneAR
 from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
-from vllm_pard.serving.attention import takes
-from vllm_pard.serving.attention_backends import is_ours
-from vllm_pard.serving.draft_group import group_of_one, tensor_parallel_group
-from vllm_pard.serving.draft_head import DraftHead, choose_head
-from vllm_pard.serving.vocabulary import NEVER, draft_token_ids, use_target_vocabulary
+from vllm_pard.serving.attention.backends import is_ours
+from vllm_pard.serving.attention.kernel import takes
+from vllm_pard.serving.draft.group import group_of_one, tensor_parallel_group
+from vllm_pard.serving.draft.head import DraftHead, choose_head
+from vllm_pard.serving.draft.vocabulary import NEVER, draft_token_ids, use_target_vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionMetadataBuilder,
 )
 
-from vllm_pard.serving.attention import PardAttention, PardBackend, PardMetadataBuilder
+from vllm_pard.serving.attention.kernel import PardAttention, PardBackend, PardMetadataBuilder
 
 
 class PardTritonBuilder(PardMetadataBuilder, TritonAttentionMetadataBuilder):
