@@ -12,7 +12,7 @@ from source_tree import SourceTree
 from vllm_releases import NEWEST, Notice, Unavailable, cached_sources
 
 from vllm_pard.serving import compat
-from vllm_pard.serving.compat import HOOKS, Hook
+from vllm_pard.serving.hooks import HOOKS, Hook
 from vllm_pard.serving.patches import PATCHES
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
 from vllm_pard.config import ConfigError
-from vllm_pard.serving import compat
+from vllm_pard.serving import compat, hooks
 from vllm_pard.serving.patches import apply_patches
 from vllm_pard.serving.speculative_config import PardSpeculativeConfig
 
@@ -31,7 +31,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
 
     def init_device(self) -> None:
         """Build the model runner, then swap its drafting for PARD's."""
-        compat.check_hooks(compat.WORKER_HOOKS)
+        compat.check_hooks(hooks.WORKER_HOOKS)
         super().init_device()
         spec = self.vllm_config.speculative_config
         if not isinstance(spec, PardSpeculativeConfig):
@@ -48,7 +48,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
             self._use_v1_proposer()
 
     def _use_v2_speculator(self) -> None:
-        compat.check_hooks(compat.RUNNER_V2_HOOKS)
+        compat.check_hooks(hooks.RUNNER_V2_HOOKS)
         from vllm_pard.serving.attention.backends import register
         from vllm_pard.serving.speculator import PardSpeculator
 

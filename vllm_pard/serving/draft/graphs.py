@@ -1,11 +1,17 @@
-"""CUDA graphs of draft steps: the forward and the sampling of a step are one launch."""
+"""CUDA graphs of draft steps: forward and sampling of a decode step are one launch; prompts beside it run piecewise.
+
+Decodes and chunks of prompts in one step, together or apart? Up to some hundred rows (an H100 does 295 bf16 products in
+the time of reading one weight) a forward waits for the draft's weights, however many rows it has. So where all rows fit
+a piecewise graph they share one forward: a second one would read the weights twice. Beyond, the chunks compute for as
+long as several reads take, and the decodes' rows would add their share to that: about one more read from 295 rows on.
+Their own graph costs that read and gives them the attention, the head and the launch of steps without prompts.
+"""
 
 from typing import Any
 
 import torch
 from vllm.config.compilation import CUDAGraphMode
 from vllm.logger import init_logger
-from vllm.v1.attention.backend import AttentionCGSupport
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.spec_decode.dflash.cudagraph import DFlashCudaGraphManager
@@ -13,52 +19,78 @@ from vllm.v1.worker.gpu.spec_decode.dflash.cudagraph import DFlashCudaGraphManag
 logger = init_logger("vllm.vllm_pard")
 
 
-def graph_mode(wanted: CUDAGraphMode, attention: Any, *, enforce_eager: bool) -> CUDAGraphMode:
-    """The mode of the draft's graphs, from the target's mode and from what the draft's attention supports."""
-    if enforce_eager or wanted.decode_mode() != CUDAGraphMode.FULL:
+def graph_mode(
+    wanted: CUDAGraphMode, *, why_no_decodes: str | None, is_compiled: bool, enforce_eager: bool
+) -> CUDAGraphMode:
+    """Which graphs the draft gets, from the target's mode and from what the draft's attention and code allow."""
+    if enforce_eager:
         return CUDAGraphMode.NONE
-    if attention.min_cg_support.value < AttentionCGSupport.UNIFORM_BATCH.value:
-        logger.warning(
-            "PARD: the draft's attention (%s) can't be captured in full CUDA graphs; the draft runs eagerly",
-            attention.min_cg_attn_backend,
-        )
-        return CUDAGraphMode.NONE
-    return CUDAGraphMode.FULL_DECODE_ONLY
+    has_decodes = wanted.decode_mode() == CUDAGraphMode.FULL
+    if has_decodes and why_no_decodes is not None:
+        logger.warning("PARD: no CUDA graphs of whole draft steps: %s", why_no_decodes)
+        has_decodes = False
+    has_pieces = is_compiled and wanted.has_piecewise_cudagraphs()
+    if has_decodes:
+        return CUDAGraphMode.FULL_AND_PIECEWISE if has_pieces else CUDAGraphMode.FULL_DECODE_ONLY
+    return CUDAGraphMode.PIECEWISE if has_pieces else CUDAGraphMode.NONE
 
 
 class DraftGraphs(DFlashCudaGraphManager):
-    """A FULL graph for every batch size that the target has one for, and every K: 2K rows a request.
+    """FULL graphs for every batch size that the target has one for, and every K; piecewise ones by number of rows.
 
-    2K rows hold any step after a step that drafted K tokens: K kept drafts at most, the bonus, K - 1 masks. A request
-    that needs fewer fills up with padding. What does not fit, such as a prefill, is left to an eager forward.
+    A FULL graph has 2K rows a request. They hold any step after a step that drafted K tokens: K kept drafts at most,
+    the bonus, K - 1 masks. A request that needs fewer fills up with padding.
     """
 
-    def __init__(self, vllm_config: Any, device: torch.device, mode: CUDAGraphMode) -> None:
-        self._by_step: dict[tuple[int, int], BatchExecutionDescriptor] = {}  # (requests, K)
-        super().__init__(vllm_config, device, mode, decode_query_len=2 * vllm_config.num_speculative_tokens)
+    def __init__(self, vllm_config: Any, device: torch.device, mode: CUDAGraphMode, depth: int) -> None:
+        """`mode` says which kinds to capture; `depth` is the largest K."""
+        self.depth = depth
+        super().__init__(vllm_config, device, mode, decode_query_len=2 * depth)
 
-    def find(self, num_reqs: int, num_drafts: int, widest: int) -> BatchExecutionDescriptor | None:
-        """The smallest graph for so many requests with K drafts, of which none needs more than `widest` rows."""
-        shape = self._by_step.get((num_reqs, num_drafts))
-        return shape if shape in self.graphs and widest <= 2 * num_drafts else None
+    @property
+    def numbers_of_drafts(self) -> list[int]:
+        """How many draft tokens each FULL graph samples, B * K."""
+        return [shape.num_tokens // 2 for shape in self._capture_descs.get(CUDAGraphMode.FULL, ())]
+
+    def find(self, num_reqs: int, num_drafts: int) -> BatchExecutionDescriptor | None:
+        """The smallest FULL graph for so many requests with K drafts and at most 2K rows each."""
+        fitting = [s for s in self.graphs if s.uniform_token_count == 2 * num_drafts and s.num_reqs >= num_reqs]
+        return min(fitting, key=lambda shape: shape.num_reqs, default=None)
+
+    def find_piecewise(self, num_rows: int) -> BatchExecutionDescriptor | None:
+        """The smallest piecewise graph for so many rows."""
+        shapes = self._capture_descs.get(CUDAGraphMode.PIECEWISE, ()) if self._graphs_captured else ()
+        return min((s for s in shapes if s.num_tokens >= num_rows), key=lambda shape: shape.num_tokens, default=None)
 
     def _init_candidates(self) -> None:
-        """Fill the list of what upstream's `capture` captures, from the largest down."""
-        if not self.cudagraph_mode:
-            return
+        """Fill the lists of what upstream's `capture` captures, from the largest down."""
+        if self.cudagraph_mode.decode_mode() == CUDAGraphMode.FULL:
+            self._plan_decodes()
+        if self.cudagraph_mode.mixed_mode() == CUDAGraphMode.PIECEWISE:
+            # Few sizes, since up to the largest of them padding costs no time.
+            sizes = {size for size in self.compilation_config.cudagraph_capture_sizes or () if size & (size - 1) == 0}
+            self._capture_descs[CUDAGraphMode.PIECEWISE] = [
+                BatchExecutionDescriptor(cg_mode=CUDAGraphMode.PIECEWISE, num_tokens=size, num_reqs=None)
+                for size in sorted(sizes, reverse=True)
+                if 2 * self.depth <= size <= self.vllm_config.scheduler_config.max_num_batched_tokens
+            ]
+
+    def _plan_decodes(self) -> None:
         sizes = self._batch_sizes()
+        max_num_rows = self.vllm_config.scheduler_config.max_num_batched_tokens
+        shapes = set()
         for num_reqs, num_drafts in enumerate(self._schedule(max(sizes, default=0)), start=1):
             size = min(size for size in sizes if size >= num_reqs)
             width = 2 * num_drafts
-            max_num_rows = self.vllm_config.scheduler_config.max_num_batched_tokens
             if num_drafts == 0 or width > self.vllm_config.model_config.max_model_len or size * width > max_num_rows:
                 continue
-            self._by_step[num_reqs, num_drafts] = BatchExecutionDescriptor(
-                cg_mode=CUDAGraphMode.FULL, num_tokens=size * width, num_reqs=size, uniform_token_count=width
+            shapes.add(
+                BatchExecutionDescriptor(
+                    cg_mode=CUDAGraphMode.FULL, num_tokens=size * width, num_reqs=size, uniform_token_count=width
+                )
             )
-        shapes = sorted(set(self._by_step.values()), key=lambda shape: shape.num_tokens, reverse=True)
         if shapes:
-            self._capture_descs[CUDAGraphMode.FULL] = shapes
+            self._capture_descs[CUDAGraphMode.FULL] = sorted(shapes, key=lambda s: s.num_tokens, reverse=True)
 
     def _batch_sizes(self) -> list[int]:
         """Numbers of requests that the target's own decode graphs are made for."""
@@ -70,7 +102,7 @@ class DraftGraphs(DFlashCudaGraphManager):
         """K for each number of requests from 1 to `largest`."""
         spec = self.vllm_config.speculative_config
         if largest == 0 or not spec.uses_dynamic_speculative_decoding():
-            return [spec.num_speculative_tokens] * largest
+            return [self.depth] * largest
         schedule = build_dynamic_sd_schedule_lookup(
             spec.num_speculative_tokens_per_batch_size, largest, spec.num_speculative_tokens
         )

@@ -1,73 +1,97 @@
-"""How many rows a draft forward needs, known on the host without asking the device.
+"""What the draft's K/V cache holds, and so what a step still has to read.
 
-B requests of a step · R request slots
+B requests of a step · R request slots · K draft tokens
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from vllm.utils.torch_utils import async_tensor_h2d
 
 IntArray = NDArray[np.signedinteger[Any]]
 BoolArray = NDArray[np.bool_]
 
+NOT_IN_A_PROMPT = -1
 
-class DraftBacklog:
-    """An upper bound, per request slot, on the target's tokens whose K/V the draft lacks.
 
-    The device knows the exact number (`num_draft_kv`); the host needs a bound to size the forward, since under
-    asynchronous scheduling it does not yet know how many drafts were rejected. The bound counts from the target's
-    computed tokens at the start of a step: 0 when the draft has them all, -1 when it has the bonus token as well,
-    more after steps that did not draft.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRequests:
+    """A step's requests as the host knows them; under asynchronous scheduling that is before the last verdicts."""
+
+    slots: IntArray  # [B]
+    query_lens: IntArray  # [B], tokens that the target reads, its drafts included
+    num_computed: IntArray  # [B], exact for a request in its prefill, else at least what the target has
+    is_prefill: BoolArray  # [B]
+    will_sample: BoolArray  # [B], all but unfinished prefills
+
+    @classmethod
+    def of(cls, batch: Any) -> "StepRequests":
+        """Of a runner's InputBatch."""
+        num_drafted = 0 if batch.num_draft_tokens_per_req is None else batch.num_draft_tokens_per_req
+        reached = batch.num_computed_tokens_np + batch.num_scheduled_tokens - num_drafted
+        return cls(
+            slots=batch.idx_mapping_np,
+            query_lens=batch.num_scheduled_tokens,
+            num_computed=batch.num_computed_tokens_np,
+            is_prefill=batch.is_prefilling_np,
+            will_sample=reached >= batch.prefill_len_np,
+        )
+
+
+class DraftKV:
+    """Counts, by request slot, the leading tokens of which the draft's cache holds keys and values.
+
+    The exact count is on the device (`num_tokens`), where rejections are known; the host keeps an upper bound of what
+    is missing, which sizes a forward without asking the device. The invariant, at the start of every step:
+
+        of the first `num_tokens[slot]` tokens, those that the target has kept are in the draft's cache, and
+        kept tokens - num_tokens[slot] <= missing[slot]      (-1: the cache has the bonus token as well)
+
+    A forward lays out at least the missing tokens, so that its rows begin where the cache ends
+    (`prepare_draft_inputs`). Blocks of prompts may pass to other requests through vLLM's prefix cache, so every prompt
+    is read in the step that computes it, whatever K is.
     """
 
-    def __init__(self, num_slots: int) -> None:
-        self._backlog = np.zeros(num_slots, dtype=np.int32)
-        self._owner = np.empty(num_slots, dtype=object)  # names of requests
-        self._reached = np.zeros(num_slots, dtype=np.int32)
+    def __init__(self, num_slots: int, device: torch.device) -> None:
+        self.num_tokens = torch.zeros(num_slots, dtype=torch.int32, device=device)  # [R]
+        self._missing = np.zeros(num_slots, dtype=np.int32)
+        self._next_chunk = np.full(num_slots, NOT_IN_A_PROMPT, dtype=np.int32)  # where an unfinished prompt goes on
 
-    def enter(
-        self,
-        slots: IntArray,  # [B]
-        request_ids: Sequence[str],  # [B]
-        num_computed: IntArray,  # [B], exact for a request in its prefill, else at least what the target has
-        query_lens: IntArray,  # [B]
-        is_prefill: BoolArray,  # [B]
-        will_sample: BoolArray,  # [B]
-    ) -> BoolArray:
-        """Enter a step's requests; tell which start or resume, where the device's count must start anew. [B]
+    def enter(self, step: StepRequests) -> None:
+        """Enter a step's requests; the count of a new or resumed one starts anew.
 
-        A resumed request prefills again from a point before the one that it had reached.
+        Its prefill does not go on where this slot's last one stopped. What it has computed comes from the prefix cache,
+        with the draft's keys and values.
         """
-        names = np.array(request_ids, dtype=object)
-        is_new: BoolArray = (self._owner[slots] != names) | (is_prefill & (num_computed < self._reached[slots]))
-        self._owner[slots] = names
-        self._backlog[slots[is_new]] = 0
-        self._reached[slots] = num_computed + query_lens + will_sample
-        return is_new
+        slots = step.slots
+        is_new = step.is_prefill & (step.num_computed != self._next_chunk[slots])
+        self._missing[slots[is_new]] = 0
+        self._next_chunk[slots] = np.where(step.will_sample, NOT_IN_A_PROMPT, step.num_computed + step.query_lens)
+        if is_new.any():
+            new_slots = async_tensor_h2d(slots[is_new], self.num_tokens.device, torch.int64)
+            self.num_tokens[new_slots] = async_tensor_h2d(step.num_computed[is_new], new_slots.device, torch.int32)
 
-    def skip(self, slots: IntArray, query_lens: IntArray) -> None:
-        """Record a step without a draft forward."""
-        self._backlog[slots] += query_lens
+    def skip(self, step: StepRequests, requests: slice) -> None:
+        """Record requests that this step does not draft for."""
+        self._missing[step.slots[requests]] += step.query_lens[requests]
 
     def plan(
-        self,
-        slots: IntArray,  # [B]
-        query_lens: IntArray,  # [B]
-        will_sample: BoolArray,  # [B]
-        num_drafts: int,
-        max_rows: int,
-        max_model_len: int,
+        self, step: StepRequests, requests: slice, *, num_drafts: int, max_num_rows: int, max_model_len: int
     ) -> Iterator[IntArray]:
-        """Yield the spans [B] of each forward of a step: catch-up forwards as needed, then the one that drafts.
+        """Yield the spans [B] of each forward for `requests`: catch-up forwards as needed, then the one that drafts.
 
-        A span holds the pending tokens (bonus included) and, for a request that samples, K - 1 mask tokens. Each
-        forward has at most `max_rows` rows; only a backlog left by skipped steps needs more than one.
+        A span is a number of rows. It holds the missing tokens and, for a request that samples, bonus token and K - 1
+        mask tokens; with K = 0 the missing tokens only. Each forward has at most `max_num_rows` rows; only what skipped
+        steps have left needs more than one.
 
         Raises ValueError if even the smallest drafting forward does not fit.
         """
-        pending = self._backlog[slots] + query_lens
+        slots, will_sample = step.slots[requests], step.will_sample[requests]
+        pending = self._missing[slots] + step.query_lens[requests]
         tail = np.where(will_sample, num_drafts, 0)
 
         def spans(pending: IntArray) -> IntArray:  # [B] -> [B]
@@ -75,23 +99,22 @@ class DraftBacklog:
             return fitted
 
         caught_up = np.minimum(pending, 1)
-        if (smallest := int(spans(caught_up).sum())) > max_rows:
+        if (smallest := int(spans(caught_up).sum())) > max_num_rows:
             raise ValueError(
                 f"a draft forward for {len(slots)} requests with {num_drafts} draft tokens each needs {smallest} rows; "
-                f"max_num_batched_tokens={max_rows} allows fewer: raise it, or lower num_speculative_tokens"
+                f"max_num_batched_tokens={max_num_rows} allows fewer: raise it, or lower num_speculative_tokens"
             )
-        while int(spans(pending).sum()) > max_rows:
-            rows = self._share(pending, max_rows)
+        while int(spans(pending).sum()) > max_num_rows:
+            rows = share_rows(pending - 1, max_num_rows)
             yield rows
             pending = np.maximum(pending - rows, caught_up)
         yield spans(pending)
-        self._backlog[slots] = np.where(will_sample, -1, 0)
+        self._missing[slots] = np.where(will_sample & (num_drafts > 0), -1, 0)
 
-    @staticmethod
-    def _share(pending: IntArray, max_rows: int) -> IntArray:
-        """Give every request one row and the rest of the rows to the first that can use them. [B] -> [B]"""
-        wanted = np.maximum(pending - 1, 1)
-        before = np.concatenate(([0], np.cumsum(wanted - 1)[:-1]))
-        spare = max_rows - len(pending)
-        rows: IntArray = (1 + np.clip(spare - before, 0, wanted - 1)).astype(np.int32)
-        return rows
+
+def share_rows(wanted: IntArray, max_num_rows: int) -> IntArray:
+    """Give every request one row, and the rest of the rows to the first that want more. [B] -> [B]"""
+    more = np.maximum(wanted, 1) - 1
+    before = np.concatenate(([0], np.cumsum(more)[:-1]))
+    rows: IntArray = (1 + np.clip(max_num_rows - len(wanted) - before, 0, more)).astype(np.int32)
+    return rows
