@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pard_kernels import Workspace, choose_num_splits, speculative_attention, workspace
-from pard_kernels.attention_launch import MAX_NUM_ROWS, power_of_two
+from pard_kernels.speculative_attention.launch_shape import MAX_NUM_ROWS, power_of_two
 from torch import Tensor
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionType, CommonAttentionMetadata

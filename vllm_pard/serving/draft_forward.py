@@ -155,39 +155,43 @@ class DraftForward(StandaloneARSpeculator):
         num_reqs, num_rows = len(query_start_loc) - 1, int(query_start_loc[-1])
         device_query_start_loc = buffers.query_start_loc[: num_reqs + 1]
         async_tensor_h2d(query_start_loc, out=device_query_start_loc)
-        block_table, num_blocks, block_size = self._block_table()
+        block_tables, num_blocks, slot_mappings, block_sizes = self._block_tables()
         prepare_draft_inputs(
             target_input_ids=batch.input_ids,
             target_positions=batch.positions,
             target_query_start_loc=batch.query_start_loc,
+            kept_rows=None,
             request_slots=self.idx_mapping[:num_reqs],
             num_sampled=step.num_sampled,
             num_rejected=step.num_rejected,
             last_sampled=step.last_sampled,
             all_token_ids=state.all_token_ids.gpu,
-            block_table=block_table,
+            block_tables=block_tables,
             num_blocks=num_blocks,
             num_draft_kv=self.num_draft_kv,
             query_start_loc=device_query_start_loc,
             input_ids=buffers.input_ids[:num_rows],
             positions=buffers.positions[:num_rows],
-            slot_mapping=self.slot_mapping[:num_rows],
+            slot_mappings=slot_mappings,
             seq_lens=buffers.seq_lens[:num_reqs],
             sample_rows=self.sample_rows[: num_reqs * num_drafts].view(num_reqs, num_drafts),
-            block_size=block_size,
+            block_sizes=block_sizes,
             mask_token_id=self.mask_token_id,
             vocab_size=self.draft_vocab_size,
             max_model_len=self.max_model_len,
             caches_masks=not (self.has_own_attention and takes(int(np.diff(query_start_loc).max()))),
         )
 
-    def _block_table(self) -> tuple[Tensor, Tensor, int]:
-        """Block ids [R, N], number of blocks [R], block size; all empty while vLLM profiles without a K/V cache."""
+    def _block_tables(self) -> tuple[tuple[Tensor, ...], Tensor, Tensor, tuple[int, ...]]:
+        """Block ids, number of blocks, slot mappings and block sizes of the draft's K/V cache groups.
+
+        There are none while vLLM profiles without a K/V cache.
+        """
         if not hasattr(self, "kv_cache_group"):
-            none = self.num_draft_kv.new_zeros(self.max_num_reqs, 1)
-            return none, none[:, 0], 1
-        tables, group = self.block_tables, self.kv_cache_group
-        return tables.block_tables[group].gpu, tables.num_blocks.gpu[group], tables.block_sizes[group]
+            return (), self.num_draft_kv[None], self.slot_mapping[None], ()
+        tables, group = self.block_tables, slice(self.kv_cache_group, self.kv_cache_group + 1)
+        block_tables = tuple(table.gpu for table in tables.block_tables[group])
+        return block_tables, tables.num_blocks.gpu[group], tables.slot_mappings[group], tuple(tables.block_sizes[group])
 
     def _metadata(
         self, step: DraftStep, query_start_loc: NDArray[np.int32], shape: BatchExecutionDescriptor
