@@ -226,6 +226,19 @@ def test_requests_without_rows(num_draft_kv: int) -> None:
         assert (out["sample_rows"] < 24).all()
 
 
+def test_a_batch_padded_to_a_graph() -> None:
+    """Two requests in a graph of four: what tells of the target's step ends with the second."""
+    requests = [decode(1, 4, 2), decode(4, 4, 0), *[Request(-1, 0, 1, 0, 8, 0)] * 2]
+    named = run_both(requests, num_drafts=4)
+    arguments = step(requests, num_drafts=4, sizes=SIZES)
+    for name in ("request_slots", "num_sampled", "num_rejected"):
+        arguments[name][2:] = 1  # another step's
+        arguments[name] = arguments[name][:2]
+    out = compare(arguments)
+    for name in ("input_ids", "positions", "slot_mappings", "seq_lens", "sample_rows", "num_draft_kv"):
+        assert torch.equal(out[name], named[name]), name
+
+
 @pytest.mark.parametrize("num_first", [1, 2])
 def test_a_batch_in_two_calls(num_first: int) -> None:
     """Requests from `num_first` on in a call of their own: slices of all that tells of the target's step."""

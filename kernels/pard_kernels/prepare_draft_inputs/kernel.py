@@ -13,8 +13,8 @@ PAD_SLOT = tl.constexpr(-1)
         "target_input_ids_ptr", "target_positions_ptr", "target_query_start_loc_ptr", "kept_rows_ptr",
         "request_slots_ptr", "num_sampled_ptr", "num_rejected_ptr", "num_blocks_ptr", "num_draft_kv_ptr",
         "query_start_loc_ptr", "input_ids_ptr", "positions_ptr", "slot_mappings_ptr", "stride_slot_mappings_group",
-        "seq_lens_ptr", "sample_rows_ptr", "num_rows", "num_drafts", "mask_token_id", "vocab_size", "max_model_len",
-        "max_draft_kv", "caches_masks",
+        "seq_lens_ptr", "sample_rows_ptr", "num_slots", "num_rows", "num_drafts", "mask_token_id", "vocab_size",
+        "max_model_len", "max_draft_kv", "caches_masks",
     ]
 )  # fmt: skip
 def prepare_draft_inputs_kernel(
@@ -36,14 +36,14 @@ def prepare_draft_inputs_kernel(
     slot_mappings_ptr, stride_slot_mappings_group,
     seq_lens_ptr,
     sample_rows_ptr,
-    num_rows, num_drafts, mask_token_id, vocab_size, max_model_len, max_draft_kv, caches_masks,
+    num_slots, num_rows, num_drafts, mask_token_id, vocab_size, max_model_len, max_draft_kv, caches_masks,
     BLOCK_SIZES: tl.constexpr, NUM_GROUPS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     req = tl.program_id(0).to(tl.int64)
     row = tl.minimum(tl.load(query_start_loc_ptr + req), num_rows).to(tl.int64)
     row_end = tl.minimum(tl.load(query_start_loc_ptr + req + 1), num_rows).to(tl.int64)
     span = tl.maximum(row_end - row, 0)
-    slot = tl.load(request_slots_ptr + req).to(tl.int64)
+    slot = tl.load(request_slots_ptr + req, mask=req < num_slots, other=-1).to(tl.int64)
     sample_rows_ptr += req * num_drafts
     most_sample_row = tl.maximum(tl.minimum(tl.maximum(row_end - 1, row), num_rows - 1), 0)
 

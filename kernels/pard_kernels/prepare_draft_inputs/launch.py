@@ -62,7 +62,7 @@ def prepare_draft_inputs(
         slot_mappings, slot_mappings.stride(0),
         seq_lens,
         sample_rows,
-        input_ids.shape[0], num_drafts, mask_token_id, vocab_size, max_model_len,
+        request_slots.shape[0], input_ids.shape[0], num_drafts, mask_token_id, vocab_size, max_model_len,
         UNBOUNDED if has_cache else 0, int(caches_masks),
         BLOCK_SIZES=block_sizes, NUM_GROUPS=len(block_sizes), BLOCK_ROWS=BLOCK_ROWS, BLOCK_K=BLOCK_K,
     )  # fmt: skip

@@ -16,7 +16,7 @@ def prepare_draft_inputs(
     target_positions: Tensor,  # [T] int64
     target_query_start_loc: Tensor,  # [B + 1] int32
     kept_rows: Tensor | None,  # [T] int32
-    request_slots: Tensor,  # [B] int64, -1 for a request that must not be touched
+    request_slots: Tensor,  # [<= B] int64, -1 for a request that must not be touched, as those beyond the last
     num_sampled: Tensor,  # [B] int32
     num_rejected: Tensor,  # [B] int32
     last_sampled: Tensor,  # [R, 1] int64
@@ -68,7 +68,7 @@ def prepare_draft_inputs(
         row, row_end = (min(int(query_start_loc[i]), num_rows) for i in (req, req + 1))
         span = max(row_end - row, 0)
         last_row = min(max(row_end - 1, row), num_rows - 1)
-        slot = int(request_slots[req])
+        slot = int(request_slots[req]) if req < len(request_slots) else -1
         if slot < 0:
             input_ids[row : row + span] = 0
             positions[row : row + span] = torch.arange(span, dtype=positions.dtype)
