@@ -60,17 +60,33 @@ class NoDevice:
 
 def compile_launches(chip: Chip, call: Callable[[Chip], Any]) -> list[Any]:
     """The kernels that the call would launch."""
-    compiled = []
-
-    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        compiled.append(run(kernel, *args, grid=grid, warmup=True, **kwargs))
-
     run = JITFunction.run
+    return _launches(chip, call, lambda kernel, *args, **kwargs: run(kernel, *args, warmup=True, **kwargs))
+
+
+def launch_variants(chip: Chip, call: Callable[[Chip], Any]) -> list[str]:
+    """What each launch of the call would be compiled for: equal ones share a compilation. Nothing is compiled."""
+
+    def describe(kernel: Any, *args: Any, grid: Any, **kwargs: Any) -> str:
+        *_, bind = kernel.device_caches[CHIPS.index(chip)]
+        arguments, specialization, options = bind(*args, **kwargs)
+        return f"{kernel.__name__}: {dict(zip(arguments, specialization, strict=True))}, {options}"
+
+    return _launches(chip, call, describe)
+
+
+def _launches(chip: Chip, call: Callable[[Chip], Any], take: Callable[..., Any]) -> list[Any]:
+    """What is taken of each launch instead of running it."""
+    taken = []
+
+    def take_only(kernel: Any, *args: Any, warmup: bool, **kwargs: Any) -> None:
+        taken.append(take(kernel, *args, **kwargs))
+
     triton.runtime.driver.set_active(NoDevice(chip))
     hip_version = "none" if chip.target.backend == "hip" else None
-    with mock.patch.object(JITFunction, "run", compile_only), mock.patch.object(torch.version, "hip", hip_version):
+    with mock.patch.object(JITFunction, "run", take_only), mock.patch.object(torch.version, "hip", hip_version):
         call(chip)
-    return compiled
+    return taken
 
 
 def cuda_resources(cubin: bytes) -> Row:

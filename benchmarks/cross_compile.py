@@ -71,22 +71,25 @@ def attention(
     )
 
 
-def layout(chip: Chip, *, num_drafts: int) -> None:
-    """The inputs of a draft forward."""
+def layout(chip: Chip, *, num_drafts: int, groups: tuple[bool, ...] = (True,), is_tree: bool = False) -> None:
+    """The inputs of a draft forward, whose layers lie in some of the groups of the K/V cache."""
     num_rows, num_slots, max_len = NUM_REQUESTS * 2 * num_drafts, 64, BLOCK_SIZE * MAX_BLOCKS
     starts = ("target_query_start_loc", "query_start_loc")
     prepare_draft_inputs(
         **{name: empty_int32(NUM_REQUESTS + 1) for name in starts},
         **{name: empty_int32(NUM_REQUESTS) for name in ("num_sampled", "num_rejected", "seq_lens")},
-        **{name: empty_int32(num_slots) for name in ("num_blocks", "num_draft_kv")},
         **{name: empty_int32(num_rows) for name in ("target_input_ids", "input_ids")},
-        **{name: empty_int64(num_rows) for name in ("target_positions", "positions", "slot_mapping")},
+        **{name: empty_int64(num_rows) for name in ("target_positions", "positions")},
+        kept_rows=empty_int32(num_rows) if is_tree else None,
         request_slots=empty_int64(NUM_REQUESTS),
         last_sampled=empty_int64(num_slots, 1),
         all_token_ids=empty_int32(num_slots, max_len),
-        block_table=empty_int32(num_slots, MAX_BLOCKS),
+        block_tables=tuple(empty_int32(num_slots, MAX_BLOCKS) if has_layers else None for has_layers in groups),
+        num_blocks=empty_int32(len(groups), num_slots),
+        num_draft_kv=empty_int32(num_slots),
+        slot_mappings=empty_int64(len(groups), num_rows),
         sample_rows=empty_int64(NUM_REQUESTS, num_drafts),
-        block_size=BLOCK_SIZE,
+        block_sizes=(BLOCK_SIZE,) * len(groups),
         mask_token_id=LLAMA_3_1_8B.vocab_size - 1,
         vocab_size=LLAMA_3_1_8B.vocab_size,
         max_model_len=max_len,
@@ -135,8 +138,12 @@ def attention_cases() -> Iterator[Case]:
 
 def cases() -> Iterator[Case]:
     yield from attention_cases()
-    for k in (8, 15):
-        yield Case(label=f"drafts, K={k}", call=partial(layout, num_drafts=k))
+    yield Case(label="drafts", call=partial(layout, num_drafts=15))
+    groups = (True, False, True)
+    yield Case(
+        label="drafts, tree, two of three groups", call=partial(layout, num_drafts=15, groups=groups, is_tree=True)
+    )
+    yield Case(label="drafts, no cache", call=partial(layout, num_drafts=15, groups=()))
     for name, model in (("Llama-3.2-1B", LLAMA_3_2_1B), ("Qwen3-0.6B", QWEN3_0_6B)):
         for num_rows, k in ((8, 1), (15, 4), (64, 1), (64, 8), (240, 1)):
             call = partial(head, model=model, num_rows=num_rows, k=k)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from pard_kernels import lm_head_top_k, merge_top_k, reference_sampling
+from pard_kernels import lm_head_top_k, merge_top_k, reference
 
 HAS_GPU = torch.cuda.is_available()
 # Hidden size and vocabulary of Llama-3.2-1B; without a GPU the interpreter only checks, on sizes it can take.
@@ -27,7 +27,7 @@ def test_lm_head_top_k(k: int, num_rows: int, measure: Callable[..., None]) -> N
     hidden = weight[:num_rows].flip(1)
     measure(
         lm_head_top_k,
-        reference_sampling.lm_head_top_k,
+        reference.lm_head_top_k,
         lambda: {"hidden": hidden, "weight": weight, "k": k},
         num_bytes=weight.nbytes + hidden.nbytes,
         tolerance=TOLERANCE,
@@ -45,4 +45,4 @@ def test_merge_top_k(num_parts: int, k: int, measure: Callable[..., None]) -> No
         "log_sum_exps": torch.randn(num_parts, num_rows, generator=generator),
     }
     num_bytes = sum(tensor.nbytes for tensor in inputs.values())
-    measure(merge_top_k, reference_sampling.merge_top_k, lambda: dict(inputs), num_bytes=num_bytes, tolerance=TOLERANCE)
+    measure(merge_top_k, reference.merge_top_k, lambda: dict(inputs), num_bytes=num_bytes, tolerance=TOLERANCE)

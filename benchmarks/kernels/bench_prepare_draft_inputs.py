@@ -8,7 +8,7 @@ from draft_step import StepSizes, decode, step
 from pard_kernels import prepare_draft_inputs, reference
 
 MAX_LEN, BLOCK_SIZE = 2048, 16
-WRITTEN = ("input_ids", "positions", "slot_mapping", "seq_lens", "sample_rows")
+WRITTEN = ("input_ids", "positions", "slot_mappings", "seq_lens", "sample_rows")
 
 
 def inputs(num_drafts: int, batch_size: int) -> dict[str, Any]:
@@ -16,7 +16,7 @@ def inputs(num_drafts: int, batch_size: int) -> dict[str, Any]:
     sizes = StepSizes(
         mask_token_id=4000,
         vocab_size=4096,
-        block_size=BLOCK_SIZE,
+        block_sizes=(BLOCK_SIZE,),
         max_model_len=MAX_LEN,
         max_blocks=MAX_LEN // BLOCK_SIZE,
         num_slots=batch_size,

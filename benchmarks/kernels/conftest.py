@@ -98,7 +98,14 @@ def check(kernel: Kernel, twin: Kernel, inputs: Callable[[], Inputs], tolerance:
 
 
 def moved(inputs: Inputs, device: str) -> Inputs:
-    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+    """Tensors there, those in tuples too."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(move(part) for part in value)
+        return value.to(device) if torch.is_tensor(value) else value
+
+    return {name: move(value) for name, value in inputs.items()}
 
 
 def device_quantiles(function: Callable[[], Any]) -> list[float]:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 from pard_kernels import choose_num_splits, reference, speculative_attention
-from pard_kernels.attention_checks import check_fp8
-from pard_kernels.attention_launch import launch_shape
+from pard_kernels.speculative_attention.checks import check_fp8
+from pard_kernels.speculative_attention.launch_shape import launch_shape
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -108,7 +108,6 @@ def test_twin_of_an_fp8_cache_sees_what_it_holds() -> None:
         ({"max_num_rows": 65}, "max_num_rows must be 1 to 64"),
         ({"num_splits": 129}, "num_splits must be 1 to 128"),
         ({"scale": 0.0}, "scale must be above 0"),
-        ({"alibi_slopes": torch.ones(6)}, "ALiBi is not supported"),
         ({"window": 3}, "window must be max_num_rows = 4 or more"),
         ({"ancestor_masks": torch.zeros(8, dtype=torch.int32)}, r"ancestor_masks must be int64 \[8\]"),
         ({"key_scale": torch.ones(1)}, "key_scale must be one float32"),
@@ -160,6 +159,18 @@ def test_num_splits(num_requests: int, num_kv_heads: int, max_num_cached: int, e
         num_multiprocessors=132,
     )
     assert num_splits == expected
+
+
+@pytest.mark.parametrize("num_multiprocessors", [20, 132, 304])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_one_row_of_one_request_gets_the_most_splits(dtype: torch.dtype, num_multiprocessors: int) -> None:
+    """What an engine warms up for."""
+    sizes: dict[str, Any] = {"num_heads": 32, "num_kv_heads": 8, "head_size": 64, "dtype": dtype}
+    sizes |= {"max_num_cached": 8192, "num_multiprocessors": num_multiprocessors}
+    most = choose_num_splits(num_requests=1, num_rows=1, **sizes)
+    for num_requests in (0, 1, 2, 3, 8, 64):
+        for num_rows in (1, 2, 9, 16, 30, 64):
+            assert choose_num_splits(num_requests=num_requests, num_rows=num_rows, **sizes) <= most
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from pard_kernels import TopK, lm_head_top_k, merge_top_k, top_k_workspace
-from pard_kernels import reference_sampling as reference
+from pard_kernels import TopK, lm_head_top_k, merge_top_k, reference, top_k_workspace
+from pard_kernels.lm_head_top_k.launch import launch_shape
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-module: Any = importlib.import_module("pard_kernels.lm_head_top_k")
-merge_module: Any = importlib.import_module("pard_kernels.merge_top_k")
+merge_module: Any = importlib.import_module("pard_kernels.lm_head_top_k.merge_top_k")
 
 # fp32 has 24 significant bits; a sum of exponentials and its logarithm near 100 lose a few of them.
 LOG_SUM_EXP_TOL = {"atol": 2e-5, "rtol": 1e-6}
@@ -79,7 +78,7 @@ def run_both(hidden: Tensor, weight: Tensor, num_splits: int = 2, **options: Any
 
 def branches(num_rows: int, hidden_size: int, num_valid: int, k: int, num_splits: int, dtype: torch.dtype) -> set[str]:
     """What a launch of these sizes goes through."""
-    shape = module.launch_shape(num_rows, k, dtype)
+    shape = launch_shape(num_rows, k, dtype)
     num_tiles = math.ceil(num_valid / shape["BLOCK_VOCAB"])
     tiles_per_split = math.ceil(num_tiles / num_splits)
     num_last = num_valid - (math.ceil(num_tiles / tiles_per_split) - 1) * tiles_per_split * shape["BLOCK_VOCAB"]

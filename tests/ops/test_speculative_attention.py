@@ -3,25 +3,21 @@
 What the interpreter can't show: speed, races, rounding inside matrix instructions.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from attention_step import CACHES, DEVICE, NAN, Step, chain, make_step, masks_of, random_tree
 from pard_kernels import reference, speculative_attention, workspace
-from pard_kernels.attention_launch import launch_shape
+from pard_kernels.speculative_attention.launch_shape import launch_shape
 from torch import Tensor
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-NAN = float("nan")
 FP8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
 NVIDIA = torch.cuda.get_device_capability() if DEVICE == "cuda" and torch.version.hip is None else None
 # float32: the same products in another order. 16 bits: weights and results are rounded once each, to 11 and 8 bits,
 # and results are below 4.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-6}
-CACHES = ("key_cache", "value_cache")
 LAYOUTS = ("block halves", "heads first", "interleaved", "dims strided")
 
 
@@ -49,88 +45,6 @@ def _exact_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
     dot = type(builder).create_dot
     monkeypatch.setattr(interpreter, "_convert_float", convert)
     monkeypatch.setattr(type(builder), "create_dot", lambda self, a, b, *others: dot(self, exact(a), exact(b), *others))
-
-
-@dataclass
-class Step:
-    """Tensors of one call, by the names of the arguments."""
-
-    tensors: dict[str, Any]
-    num_owned: int  # rows that a request owns; the others must stay as they are
-
-
-def make_cache(layout: str, num_blocks: int, block_size: int, num_kv_heads: int, head_size: int) -> list[Tensor]:
-    """Two poisoned views [num_blocks, block_size, G, D] of one float32 tensor."""
-    n, s, g, d = num_blocks, block_size, num_kv_heads, head_size
-    if layout == "block halves":
-        return list(torch.full((n, 2, s, g, d), NAN).unbind(1))
-    if layout == "heads first":
-        return [half.transpose(1, 2) for half in torch.full((2, n, g, s, d), NAN)]
-    if layout == "interleaved":
-        return list(torch.full((n, g, s, 2 * d), NAN).transpose(1, 2).tensor_split(2, -1))
-    return [half.permute(0, 3, 1, 2) for half in torch.full((2, n, g, d, s), NAN)]
-
-
-def make_step(
-    prefixes: Sequence[int],
-    rows: Sequence[int],
-    *,
-    group_size: int = 2,
-    num_kv_heads: int = 1,
-    head_size: int = 64,
-    block_size: int = 16,
-    dtype: torch.dtype = torch.float32,
-    cache_dtype: torch.dtype | None = None,
-    layout: str = "block halves",
-    padding_rows: int = 2,
-) -> Step:
-    """Random requests whose blocks lie scattered; what no request may read is NaN, and so is the output."""
-    num_rows, heads = sum(rows) + padding_rows, num_kv_heads * (group_size + 2)
-    qkv = torch.randn(num_rows, heads + 1, head_size)[:, :heads].to(dtype)  # rows are not contiguous
-    qkv[sum(rows) :] = NAN
-    query, key, value = qkv.split([group_size * num_kv_heads, num_kv_heads, num_kv_heads], 1)
-    counts = [-(-prefix // block_size) for prefix in prefixes]
-    caches = make_cache(layout, sum(counts) + 2, block_size, num_kv_heads, head_size)
-    free = iter((torch.randperm(sum(counts) + 1) + 1).tolist())
-    block_table = torch.zeros(len(prefixes), max(counts) + 2, dtype=torch.int32)  # block 0 stays poisoned
-    for req, (prefix, count) in enumerate(zip(prefixes, counts, strict=True)):
-        for i in range(count):
-            block_table[req, i] = block = next(free)
-            used = min(prefix - i * block_size, block_size)
-            for cache in caches:
-                cache[block, :used] = torch.randn(used, num_kv_heads, head_size)
-    tensors: dict[str, Any] = {"query": query, "key": key, "value": value}
-    tensors |= {name: cache.to(cache_dtype or dtype) for name, cache in zip(CACHES, caches, strict=True)}
-    tensors |= {
-        "block_table": block_table,
-        "query_start_loc": torch.tensor([0, *rows]).cumsum(0).int(),
-        "num_cached": torch.tensor(prefixes, dtype=torch.int32),
-    }
-    if cache_dtype is not None:
-        tensors |= {"key_scale": torch.tensor(0.75), "value_scale": torch.tensor([1.3])}
-    options = {"scale": head_size**-0.5, "max_num_rows": max(rows), "num_splits": 1}
-    return Step({name: t.to(DEVICE) for name, t in tensors.items()} | options, sum(rows))
-
-
-def chain(num_rows: int) -> list[int]:
-    """Each row's parent."""
-    return list(range(-1, num_rows - 1))
-
-
-def random_tree(num_rows: int) -> list[int]:
-    return [int(torch.randint(-1, row, ())) if row else -1 for row in range(num_rows)]
-
-
-def masks_of(trees: Sequence[Sequence[int]], padding_rows: int = 2) -> Tensor:
-    """Bit j of row i: j is i or an ancestor of it. Bits beyond the request's rows mean nothing, so all are set."""
-    masks: list[int] = []
-    for parents in trees:
-        first = len(masks)
-        for row, parent in enumerate(parents):
-            beyond = (1 << 64) - (1 << len(parents))
-            masks.append(beyond | 1 << row | (masks[first + parent] if parent >= 0 else 0))
-    signed = [mask - (1 << 64) if mask >> 63 else mask for mask in masks]
-    return torch.tensor(signed + [-1] * padding_rows, dtype=torch.int64, device=DEVICE)
 
 
 def run_both(step: Step, **options: Any) -> tuple[Tensor, Tensor | None]:
@@ -215,6 +129,24 @@ def test_many_requests() -> None:
     run_both(step, num_splits=2)
     trees = [random_tree(n) if i % 2 else chain(n) for i, n in enumerate(rows)]
     run_both(step, num_splits=3, ancestor_masks=masks_of(trees))
+
+
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_part_of_a_batch(num_splits: int) -> None:
+    """The first two of four requests, or the last two, in slices of the batch's tensors: the others' rows stay."""
+    step = make_step([40, 17, 65, 33], [5, 3, 2, 6], num_kv_heads=2, head_size=32)
+    whole, _ = run_both(step, num_splits=num_splits)
+    query = step.tensors["query"]
+    for requests, rows in ((slice(0, 2), slice(0, 8)), (slice(2, 4), slice(8, 16))):
+        part = step.tensors | {name: step.tensors[name][rows] for name in ("query", "key", "value")}
+        part |= {name: step.tensors[name][requests] for name in ("block_table", "num_cached")}
+        starts = step.tensors["query_start_loc"][requests.start : requests.stop + 1]
+        part["query_start_loc"] = starts - rows.start if rows.start else starts
+        out = torch.full_like(query, NAN)
+        speculative_attention(**part | {"num_splits": num_splits}, out=out[rows])
+        assert torch.equal(out[rows], whole[rows])
+        out[rows] = NAN
+        assert out.isnan().all()
 
 
 def test_wide_tiles_of_16_bits() -> None:

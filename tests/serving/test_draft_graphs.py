@@ -47,6 +47,23 @@ def test_graphs_draft_as_eager_steps(run: Any, runner: str, spec: dict[str, Any]
     assert all(step["rows"] for step in result["steps"] if max(step["queries"]) > 8)
 
 
+@pytest.mark.parametrize(("backend", "has_graphs"), [("ThresholdBackend", False), ("LyingBackend", True)])
+def test_a_backend_that_cannot_replay(
+    tiny_pair: tuple[Path, Path], newest_vllm: dict[str, str], backend: str, has_graphs: bool
+) -> None:
+    """No graph where 2K rows are a prefill; metadata rebuilt where the refresh does nothing. Acceptance stays."""
+    target, draft = tiny_pair
+    result = run_scenario(
+        "scenarios_draft:unfit_graphs", runner="v2-triton", environment=newest_vllm, target=target, draft=draft,
+        backend=backend,
+    )  # fmt: skip
+    assert result["graphs"] == result["eager"]
+    assert result["counts"] == result["eager_counts"]
+    assert result["counts"]["num_accepted_tokens"] > 0
+    assert (result["replays"] > 0) == has_graphs
+    assert not result["refreshes"]
+
+
 def test_a_graph_for_each_k(run: Any) -> None:
     """K is 4 alone, 2 for two and three requests, 0 for four."""
     schedule = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 3, 2], [4, 8, 0]]}

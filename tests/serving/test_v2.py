@@ -24,7 +24,12 @@ def run(tiny_pair: tuple[Path, Path], release: dict[str, str]) -> Any:
 
     def run(scenario: str, *, runner: str = "v2", **arguments: Any) -> Any:
         return run_scenario(
-            f"scenarios_v2:{scenario}", runner=runner, environment=release, target=target, draft=draft, **arguments
+            scenario if ":" in scenario else f"scenarios_v2:{scenario}",
+            runner=runner,
+            environment=release,
+            target=target,
+            draft=draft,
+            **arguments,
         )
 
     return run
@@ -72,6 +77,39 @@ def test_prefix_cache(run: Any) -> None:
     assert result["first"] == result["second"] == result["plain"]
     doubled = {k: v for k, v in result["both_counts"].items() if isinstance(v, int)}
     assert doubled == {k: 2 * result["first_counts"][k] for k in doubled}, "cached blocks hold the draft's K/V too"
+
+
+def test_prompts_are_read_under_load(run: Any) -> None:
+    """The prefix cache hands blocks on that were read while others decoded without drafts."""
+    under_load = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 8, 0]]}
+    always, sometimes = (run("scenarios_draft:prefix_cache_after_load", spec=spec) for spec in (None, under_load))
+    chunks = [step for step in sometimes["steps"] if step["prefills"] and step["num_drafts"] == 0]
+    assert len(chunks) >= 3, "the prompt was read without drafts"
+    assert always["hits"] == sometimes["hits"] >= 96
+    assert always["tokens"] == sometimes["tokens"]
+    assert always["counts"] == sometimes["counts"]
+    assert sometimes["counts"]["num_accepted_tokens"] >= sometimes["counts"]["num_drafts"] // 2
+
+
+def test_dummy_runs(run: Any) -> None:
+    """They fit their buffers, touch no request, and cost what steps cost: decodes replay graphs."""
+    result = run("scenarios_draft:dummy_runs", runner="v2-triton")
+    assert result["untouched"]
+    assert result["rows"] == [16 * 16, 28 * 9, 28 * 9], "a graph for 16; beyond, requests get what fits 256 rows"
+    assert result["replays"] == 1
+
+
+def test_weights_are_reloaded(run: Any, tmp_path: Path) -> None:
+    vocabulary = tmp_path / "vocabulary.json"
+    vocabulary.write_text(str(list(range(0, 256, 2))))
+    assert run("scenarios_draft:reloaded_weights", draft_vocab=vocabulary) == {"same": True, "is_copy": True}
+
+
+def test_serving_compiles_nothing(run: Any) -> None:
+    """Every variant of our kernels that steps launch was launched at start-up."""
+    result = run("scenarios_draft:compilations", runner="v2-triton", spec={"attention_backend": "CUSTOM"})
+    assert len(result["started"]) > 3
+    assert result["served"] == []
 
 
 def test_aborts(run: Any) -> None:

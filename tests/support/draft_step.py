@@ -14,10 +14,10 @@ class StepSizes:
 
     mask_token_id: int = 90
     vocab_size: int = 96
-    block_size: int = 4
     max_model_len: int = 40
     max_blocks: int = 12
     num_slots: int = 8
+    block_sizes: tuple[int, ...] = (4,)
 
 
 @dataclass
@@ -33,7 +33,8 @@ class Request:
     has_bonus: bool = True
     num_blocks: int | None = None  # all of them
     token_offset: int = 0
-    null_blocks: list[int] = field(default_factory=list)
+    null_blocks: list[int] = field(default_factory=list)  # of the last group
+    kept_rows: list[int] | None = None  # within its target rows; None is a chain
 
 
 def decode(slot: int, num_drafts: int, num_rejected: int, num_computed: int = 10) -> Request:
@@ -44,47 +45,70 @@ def decode(slot: int, num_drafts: int, num_rejected: int, num_computed: int = 10
 def step(
     requests: list[Request], num_drafts: int, sizes: StepSizes, device: str, *, caches_masks: bool = True
 ) -> dict[str, Any]:
-    """Tensors of a step; outputs are poisoned, every slot has its own blocks."""
-    num_slots, max_blocks = sizes.num_slots, sizes.max_blocks
-    lens = torch.tensor([0, *(r.query_len for r in requests)])
+    """Arguments of a step; outputs are poisoned, every slot has its own blocks in every group."""
+    num_reqs = len(requests)
+    starts = [0, *torch.tensor([r.query_len for r in requests]).cumsum(0).tolist()]
     spans = torch.tensor([0, *(r.span for r in requests)])
     num_rows = int(spans.sum())
-    block_table = torch.arange(1, num_slots * max_blocks + 1, dtype=torch.int32).view(num_slots, max_blocks).clone()
-    num_blocks = torch.full((num_slots,), max_blocks, dtype=torch.int32)
-    num_draft_kv = torch.full((num_slots,), POISON, dtype=torch.int32)
     positions: list[int] = []
     ids: list[int] = []
-    for r in requests:
+    kept_rows: list[int] = []
+    for start, r in zip(starts, requests, strict=False):
         positions += range(r.num_computed, r.num_computed + r.query_len)
         ids += [(50 + r.token_offset + i) for i in range(r.query_len)]
-        if r.slot >= 0:
-            num_blocks[r.slot] = max_blocks if r.num_blocks is None else r.num_blocks
-            num_draft_kv[r.slot] = r.num_draft_kv
-            block_table[r.slot, r.null_blocks] = 0
+        kept = list(range(r.query_len)) if r.kept_rows is None else r.kept_rows
+        kept_rows += [start + row for row in kept] + [POISON] * (r.query_len - len(kept))
+    is_tree = any(r.kept_rows is not None for r in requests)
     tensors = {
         "target_input_ids": torch.tensor(ids, dtype=torch.int32),
         "target_positions": torch.tensor(positions, dtype=torch.int64),
-        "target_query_start_loc": lens.cumsum(0).int(),
+        "target_query_start_loc": torch.tensor(starts, dtype=torch.int32),
+        "kept_rows": torch.tensor(kept_rows, dtype=torch.int32) if is_tree else None,
         "request_slots": torch.tensor([r.slot for r in requests]),
         "num_sampled": torch.tensor([int(r.has_bonus) for r in requests], dtype=torch.int32),
         "num_rejected": torch.tensor([r.num_rejected for r in requests], dtype=torch.int32),
-        "last_sampled": torch.arange(80, 80 + num_slots).view(-1, 1),
-        "all_token_ids": torch.arange(sizes.max_model_len, dtype=torch.int32).repeat(num_slots, 1),
-        "block_table": block_table,
-        "num_blocks": num_blocks,
-        "num_draft_kv": num_draft_kv,
+        "last_sampled": torch.arange(80, 80 + sizes.num_slots).view(-1, 1),
+        "all_token_ids": torch.arange(sizes.max_model_len, dtype=torch.int32).repeat(sizes.num_slots, 1),
         "query_start_loc": spans.cumsum(0).int(),
         "input_ids": torch.full((num_rows,), POISON, dtype=torch.int32),
         "positions": torch.full((num_rows,), POISON, dtype=torch.int64),
-        "slot_mapping": torch.full((num_rows,), POISON, dtype=torch.int64),
-        "seq_lens": torch.full((len(requests),), POISON, dtype=torch.int32),
-        "sample_rows": torch.full((len(requests), num_drafts), POISON, dtype=torch.int64),
+        "slot_mappings": torch.full((len(sizes.block_sizes), num_rows), POISON, dtype=torch.int64),
+        "seq_lens": torch.full((num_reqs,), POISON, dtype=torch.int32),
+        "sample_rows": torch.full((num_reqs, num_drafts), POISON, dtype=torch.int64),
     }
     scalars = {
-        "block_size": sizes.block_size,
+        "block_sizes": sizes.block_sizes,
         "mask_token_id": sizes.mask_token_id,
         "vocab_size": sizes.vocab_size,
         "max_model_len": sizes.max_model_len,
         "caches_masks": caches_masks,
     }
-    return {name: tensor.to(device) for name, tensor in tensors.items()} | scalars
+    arguments = tensors | _cache(requests, sizes) | scalars
+    return {name: to_device(value, device) for name, value in arguments.items()}
+
+
+def _cache(requests: list[Request], sizes: StepSizes) -> dict[str, Any]:
+    """What the K/V cache has for each slot; block ids tell the group, the slot and the place."""
+    num_slots, num_groups, num_ids = sizes.num_slots, len(sizes.block_sizes), sizes.num_slots * sizes.max_blocks
+    tables = [1 + g * num_ids + torch.arange(num_ids).view(num_slots, -1).int() for g in range(num_groups)]
+    num_blocks = torch.full((num_groups, num_slots), sizes.max_blocks, dtype=torch.int32)
+    num_draft_kv = torch.full((num_slots,), POISON, dtype=torch.int32)
+    for r in requests:
+        if r.slot >= 0:
+            num_draft_kv[r.slot] = r.num_draft_kv
+            if num_groups:
+                num_blocks[-1, r.slot] = sizes.max_blocks if r.num_blocks is None else r.num_blocks
+                tables[-1][r.slot, r.null_blocks] = 0
+    return {"block_tables": tuple(tables), "num_blocks": num_blocks, "num_draft_kv": num_draft_kv}
+
+
+def to_device(value: Any, device: str) -> Any:
+    """An argument there, tuples of tensors too."""
+    if isinstance(value, tuple):
+        return tuple(to_device(part, device) for part in value)
+    return value.to(device) if torch.is_tensor(value) else value
+
+
+def copied(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same arguments on the CPU, in memory of their own."""
+    return {name: v.cpu().clone() if torch.is_tensor(v) else to_device(v, "cpu") for name, v in arguments.items()}

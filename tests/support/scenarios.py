@@ -86,7 +86,7 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
         if steps:
             num_rows = int(spans.sum())
             steps[-1]["rows"].append(spans.tolist())
-            steps[-1]["cached_rows"] = int((drafting.rows.slot_mapping[:num_rows] >= 0).sum())
+            steps[-1]["cached_rows"] = int((drafting.rows.slot_mappings[:, :num_rows] >= 0).sum())
         return hidden_states
 
     def counting_replays(step: Any, shape: Any) -> None:
@@ -94,9 +94,9 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
         if steps:
             steps[-1]["replays"].append(shape.num_reqs)
 
-    def counting_samples(hidden_states: torch.Tensor, first: int, num_drafts: int, will_sample: Any) -> None:
-        steps[-1]["sampled"] += int(will_sample.sum())
-        sample(hidden_states, first, num_drafts, will_sample)
+    def counting_samples(*args: Any) -> None:
+        steps[-1]["sampled"] += int(args[-1].sum())
+        sample(*args)
 
     drafting._draft, drafting._sample = recording, counting_samples
     drafting.forward.run, drafting.forward.replay = counting, counting_replays

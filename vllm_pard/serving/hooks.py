@@ -34,6 +34,11 @@ CONFIG_HOOKS = (
 WORKER_HOOKS = (
     Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.init_device"),
     Hook(module="vllm.v1.worker.gpu_worker", name="Worker.init_device"),
+    Hook(module="vllm.v1.worker.gpu_worker", name="Worker.compile_or_warm_up_model"),
+    Hook(module="vllm.v1.worker.gpu_worker", name="Worker.reload_weights"),
+    Hook(module="vllm.v1.worker.gpu_worker", name="Worker.finish_weight_update"),
+    Hook(module="vllm.v1.worker.gpu_worker", name="Worker.wake_up"),
+    Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.compile_or_warm_up_model"),
     Hook(module="vllm.v1.spec_decode.draft_model", name="DraftModelProposer"),
     Hook(
         module="vllm.v1.sample.rejection_sampler",
@@ -105,6 +110,11 @@ V2_HOOKS = (
         parameters=("self", "target_model", "target_attn_layer_names"),
     ),
     Hook(module="vllm.v1.worker.gpu.spec_decode.speculator", name="DraftModelSpeculator.set_attn"),
+    Hook(
+        module="vllm.v1.worker.gpu.spec_decode.speculator",
+        name="DraftModelSpeculator._copy_request_inputs",
+        parameters=("self", "num_reqs", "idx_mapping", "temperature", "seeds"),
+    ),
     Hook(module="vllm.v1.worker.gpu.spec_decode.speculator", name="DraftModelSpeculator.attn_vllm_config"),
     Hook(
         module="vllm.v1.worker.gpu.attn_utils",

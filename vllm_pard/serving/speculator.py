@@ -16,6 +16,7 @@ from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
+from vllm_pard.serving.attention.backends import warm_up as warm_up_attention_layers
 from vllm_pard.serving.draft.attention import DraftAttention
 from vllm_pard.serving.draft.forward import DraftForward
 from vllm_pard.serving.draft.graphs import DraftGraphs, graph_mode
@@ -76,7 +77,7 @@ class PardSpeculator(DraftModelSpeculator):
         """Take the K/V cache's layout."""
         super().set_attn(*args, **kwargs)
         self.forward.attention = DraftAttention(self)
-        self.rows.use_cache(self.block_tables, self.forward.attention.kv_groups[0])
+        self.rows.use_cache(self.block_tables, self.forward.attention.kv_groups)
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         """Plan graphs of the draft, where its attention can be captured."""
@@ -100,6 +101,7 @@ class PardSpeculator(DraftModelSpeculator):
             if self.head is not None:
                 self.head.measure(graphs.numbers_of_drafts)
             self.rows.clear()
+            self.idx_mapping.fill_(NO_REQUEST)
             graphs.capture(
                 self._graph_step,
                 self.input_buffers,
@@ -108,9 +110,22 @@ class PardSpeculator(DraftModelSpeculator):
                 self.kv_cache_config,
                 self.max_model_len,
                 causal=True,
-                prepare_forward=self._refresh,
+                prepare_forward=lambda *_: None,  # it is told no number of rows
                 progress_bar_desc="Capturing CUDA graphs of the PARD draft",
             )
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile every kernel variant that a step can need, so that serving compiles none."""
+        warm_up_attention_layers(self.vllm_config, self.dtype)
+        if self.head is not None:
+            self.head.warm_up(self.dtype)
+        self.rows.warm_up(self.request_state.last_sampled_tokens)
+
+    def reload_weights(self) -> None:
+        """Take the draft's weights again where copies of them are used."""
+        if self.head is not None:
+            self.head.reload()
 
     @torch.inference_mode()
     def propose(
@@ -145,8 +160,7 @@ class PardSpeculator(DraftModelSpeculator):
             has_attention=not (dummy_run and skip_attn_for_dummy_run),
         )
         if self.draft_logits is not None or self.acceptance_estimator is not None:
-            self.temperature.copy_(temperature)  # into the tensors that graphs read
-            self.seeds.copy_(seeds)
+            self._copy_request_inputs(input_batch.num_reqs, step.slots, temperature, seeds)  # to where graphs read them
         with tensor_parallel_group(self.draft_group):
             if dummy_run:
                 self._draft_dummy(step)
@@ -183,7 +197,7 @@ class PardSpeculator(DraftModelSpeculator):
             return
         hidden_states = self.forward.run(step, spans, first)
         if step.num_drafts > 0:
-            self._sample(hidden_states, first, step.num_drafts, requests.will_sample[first:])
+            self._sample(hidden_states, step.slots, first, step.num_drafts, requests.will_sample[first:])
 
     def _draft_dummy(self, step: DraftStep) -> None:
         """Run a draft step of full size that touches no request: profiling, warm-up, idle data-parallel ranks."""
@@ -194,7 +208,8 @@ class PardSpeculator(DraftModelSpeculator):
         num_replayed = self._replay(step, spans) if step.has_attention else 0
         if num_replayed < num_reqs:
             hidden_states = self.forward.run(step, spans[num_replayed:], num_replayed)
-            self._sample(hidden_states, num_replayed, step.num_drafts, np.full(num_reqs - num_replayed, True))
+            everyone = np.full(num_reqs - num_replayed, True)
+            self._sample(hidden_states, step.slots, num_replayed, step.num_drafts, everyone)
 
     def _replay(self, step: DraftStep, spans: IntArray) -> int:
         """Draft for the first requests of the step from a graph, if there is one. Returns for how many."""
@@ -203,8 +218,11 @@ class PardSpeculator(DraftModelSpeculator):
         shape = self.forward.find_graph(spans, step.num_drafts, may_split=may_split)
         if shape is None:
             return 0
+        num_decodes = self.forward.num_decodes(spans, step.num_drafts)
+        if self.draft_logits is not None and num_decodes < len(spans):
+            self.idx_mapping[num_decodes:].fill_(NO_REQUEST)
         self.forward.replay(step, shape)
-        return self.forward.num_decodes(spans, step.num_drafts)
+        return num_decodes
 
     def _graph_step(
         self,
@@ -215,25 +233,26 @@ class PardSpeculator(DraftModelSpeculator):
         num_tokens_across_dp: Tensor | None,
         mode: CUDAGraphMode,
     ) -> None:
-        """What a graph holds: 2K rows of each request through the draft, K draft tokens out; or the model's pieces."""
-        hidden_states = self.forward.run_rows(num_rows, attn_metadata, slot_mappings, mode)
+        """Captured: 2K rows of each request through the draft, K draft tokens out; or the model's pieces."""
+        hidden_states = self.forward.run_captured(num_reqs, num_rows, attn_metadata, slot_mappings, mode)
         if attn_metadata is not None:
-            self._sample(hidden_states, 0, num_rows // (2 * num_reqs), np.full(num_reqs, True))
+            self._sample(hidden_states, self.idx_mapping, 0, num_rows // (2 * num_reqs), np.full(num_reqs, True))
 
-    def _refresh(self, num_reqs: int, attn_metadata: dict[str, Any] | None) -> None:
-        """Captured ahead of the forward, if the attention's metadata can be kept up to date on the device."""
-        assert self.forward.attention is not None
-        if attn_metadata is not None and self.forward.attention.refreshes:
-            self.forward.attention.refresh(attn_metadata)
-
-    def _sample(self, hidden_states: Tensor, first: int, num_drafts: int, will_sample: NDArray[np.bool_]) -> None:
+    def _sample(
+        self,
+        hidden_states: Tensor,
+        slots: Tensor,  # [B] int64, of the whole step
+        first: int,
+        num_drafts: int,
+        will_sample: NDArray[np.bool_],
+    ) -> None:
         """Sample K tokens for each request from `first` on that will sample, whose rows have just been run.
 
         A draw is keyed by the position before its token.
         """
         num_reqs = len(will_sample)
-        rows, slots = self.rows.sample_rows(num_reqs, num_drafts), self.rows.request_slots[:num_reqs]
         requests: Tensor | slice = slice(first, first + num_reqs)
+        rows, slots = self.rows.sample_rows(num_reqs, num_drafts), slots[requests]
         # The estimator wants every request of a batch.
         if not will_sample.all() and self.acceptance_estimator is None:
             if not will_sample.any():

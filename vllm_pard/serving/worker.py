@@ -47,6 +47,29 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         else:
             self._use_v1_proposer()
 
+    def compile_or_warm_up_model(self) -> Any:
+        """Compile what the draft can need while the engine starts."""
+        if self.use_v2_model_runner:
+            self.model_runner.speculator.warm_up()
+        return super().compile_or_warm_up_model()
+
+    def reload_weights(self, *args: Any, **kwargs: Any) -> Any:
+        """Let the draft's copies of weights follow."""
+        return self._and_reload_draft(super().reload_weights(*args, **kwargs))
+
+    def finish_weight_update(self, *args: Any, **kwargs: Any) -> Any:
+        """Let the draft's copies of weights follow."""
+        return self._and_reload_draft(super().finish_weight_update(*args, **kwargs))
+
+    def wake_up(self, *args: Any, **kwargs: Any) -> Any:
+        """Let the draft's copies of weights follow."""
+        return self._and_reload_draft(super().wake_up(*args, **kwargs))
+
+    def _and_reload_draft(self, result: Any) -> Any:
+        if self.use_v2_model_runner:
+            self.model_runner.speculator.reload_weights()
+        return result
+
     def _use_v2_speculator(self) -> None:
         compat.check_hooks(hooks.RUNNER_V2_HOOKS)
         from vllm_pard.serving.attention.backends import register

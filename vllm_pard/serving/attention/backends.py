@@ -6,6 +6,8 @@ draft. Which one it is built on is decided when it is registered.
 
 from typing import Any
 
+import torch
+from pard_kernels import choose_num_splits
 from vllm.platforms import current_platform
 from vllm.v1.attention.backends.fa_utils import get_flash_attn_version
 from vllm.v1.attention.backends.flash_attn import (
@@ -21,7 +23,7 @@ from vllm.v1.attention.backends.triton_attn import (
 )
 
 from vllm_pard.serving.attention.layer import PardAttention, PardBackend
-from vllm_pard.serving.attention.metadata import PardMetadataBuilder
+from vllm_pard.serving.attention.metadata import PardMetadataBuilder, num_multiprocessors
 
 
 class PardTritonBuilder(PardMetadataBuilder, TritonAttentionMetadataBuilder):
@@ -82,6 +84,24 @@ def register() -> None:
         register_backend(backend, f"{chosen.__module__}.{chosen.__qualname__}")
 
 
+def warm_up(vllm_config: Any, dtype: torch.dtype) -> None:
+    """Compile what the engine's layers on this backend can need, of target and draft; layers alike compile it once."""
+    layers = vllm_config.compilation_config.static_forward_context.values()
+    for layer in (layer for layer in layers if is_ours(layer)):
+        impl = layer.impl
+        max_num_splits = choose_num_splits(
+            num_requests=1,
+            num_rows=1,
+            num_heads=impl.num_heads,
+            num_kv_heads=impl.num_kv_heads,
+            head_size=impl.head_size,
+            dtype=dtype,
+            max_num_cached=vllm_config.model_config.max_model_len,
+            num_multiprocessors=num_multiprocessors(layer.kv_cache.device),
+        )
+        impl.warm_up(layer, dtype, max_num_splits)
+
+
 def is_ours(layer: Any) -> bool:
     """Whether an attention layer of a loaded model runs on this backend."""
-    return isinstance(layer.impl, PardAttention)
+    return isinstance(getattr(layer, "impl", None), PardAttention)

@@ -9,8 +9,9 @@ D new rows · H query heads · N slots of a block
 
 from typing import Any
 
-from pard_kernels import speculative_attention
-from pard_kernels.attention_launch import MAX_NUM_ROWS
+import torch
+from pard_kernels import speculative_attention, warm_up_attention
+from pard_kernels.speculative_attention.launch_shape import MAX_NUM_ROWS
 from torch import Tensor
 from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionType
@@ -94,28 +95,58 @@ class PardAttention(Base):
         output: Tensor,
     ) -> None:
         rows = slice(0, narrow.num_rows)
-        key_cache, value_cache = kv_cache.transpose(1, 2).tensor_split(2, dim=-1)  # [blocks, N, H of K/V, head size]
-        if self.is_fp8:
-            key_cache, value_cache = (cache.view(current_platform.fp8_dtype()) for cache in (key_cache, value_cache))
         speculative_attention(
             query[rows],
             key[rows],
             value[rows],
-            key_cache,
-            value_cache,
+            *self._caches(kv_cache),
             narrow.block_table,
             narrow.query_start_loc,
             narrow.num_cached,
-            scale=self.scale,
             max_num_rows=narrow.max_num_rows,
             num_splits=narrow.num_splits,
-            soft_cap=self.logits_soft_cap,
-            window=self.window,
-            key_scale=layer._k_scale if self.is_fp8 else None,
-            value_scale=layer._v_scale if self.is_fp8 else None,
             out=output[rows],
             partial=narrow.partial,
+            **self._options(layer),
         )
+
+    def warm_up(self, layer: Any, dtype: torch.dtype, max_num_splits: int) -> None:
+        """Compile every variant of our kernel that steps of this layer can need."""
+        device = layer.kv_cache.device
+        query, key, value = (
+            torch.empty(1, heads, self.head_size, dtype=dtype, device=device)
+            for heads in (self.num_heads, self.num_kv_heads, self.num_kv_heads)
+        )
+        ints = torch.zeros(2, dtype=torch.int32, device=device)
+        warm_up_attention(
+            query,
+            key,
+            value,
+            *self._caches(layer.kv_cache),
+            ints[None],
+            ints,
+            ints[:1],
+            max_num_rows=MAX_NUM_ROWS,
+            max_num_splits=max_num_splits,
+            **self._options(layer),
+        )
+
+    def _caches(self, kv_cache: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values, [blocks, N, H of K/V, head size] each."""
+        key_cache, value_cache = kv_cache.transpose(1, 2).tensor_split(2, dim=-1)
+        if not self.is_fp8:
+            return key_cache, value_cache
+        fp8_dtype = current_platform.fp8_dtype()
+        return key_cache.view(fp8_dtype), value_cache.view(fp8_dtype)
+
+    def _options(self, layer: Any) -> dict[str, Any]:
+        return {
+            "scale": self.scale,
+            "soft_cap": self.logits_soft_cap,
+            "window": self.window,
+            "key_scale": layer._k_scale if self.is_fp8 else None,
+            "value_scale": layer._v_scale if self.is_fp8 else None,
+        }
 
 
 class PardBackend:

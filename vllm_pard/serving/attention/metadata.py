@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pard_kernels import Workspace, choose_num_splits, workspace
-from pard_kernels.attention_launch import MAX_NUM_ROWS, power_of_two
+from pard_kernels.speculative_attention.launch_shape import MAX_NUM_ROWS, power_of_two
 from torch import Tensor
 from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
 from vllm.v1.worker.ubatch_utils import UBatchSlice, split_attn_metadata

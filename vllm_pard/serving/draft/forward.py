@@ -37,7 +37,8 @@ class DraftForward:
         """Run `spans[b]` rows of each request from `first` on, by a piecewise graph if one fits. Returns [D, H]."""
         query_start_loc = np.concatenate(([0], np.cumsum(spans))).astype(np.int32)
         num_rows = int(query_start_loc[-1])
-        self._lay_out(step, query_start_loc, first)
+        starts = self.rows.starts(query_start_loc)
+        self.rows.lay_out(step, starts, num_rows, first=first, caches_masks=self._caches_masks(int(spans.max())))
         if not step.has_attention:
             return self.run_rows(num_rows, None, None, CUDAGraphMode.NONE)
         assert self.attention is not None
@@ -66,11 +67,31 @@ class DraftForward:
         """Fill the rows of a graph with the first requests of the step and launch it."""
         assert self.attention is not None
         assert self.graphs is not None
-        query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * shape.uniform_token_count
-        self._lay_out(step, query_start_loc, 0)
+        width = shape.uniform_token_count
+        starts = self.rows.uniform_starts(shape.num_reqs, width)
+        self.rows.lay_out(step, starts, shape.num_tokens, first=0, caches_masks=self._caches_masks(width))
         if not self.attention.refreshes:
+            query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * width
+            self.rows.starts(query_start_loc)
             self._metadata(step, query_start_loc, 0, shape.num_tokens)  # in buffers that the graph reads
         self.graphs.run_fullgraph(shape)
+
+    def run_captured(
+        self,
+        num_reqs: int,
+        num_rows: int,
+        metadata: dict[str, Any] | None,
+        slot_mappings: dict[str, Tensor] | None,
+        mode: CUDAGraphMode,
+    ) -> Tensor:
+        """What graphs hold: a FULL one metadata of 2K rows a request and the model. Returns [D, H]."""
+        if metadata is not None:
+            assert self.attention is not None
+            starts = self.rows.uniform_starts(num_reqs, num_rows // num_reqs)
+            self.rows.buffers.query_start_loc[: num_reqs + 1].copy_(starts)
+            if self.attention.refreshes:
+                self.attention.refresh(metadata)
+        return self.run_rows(num_rows, metadata, slot_mappings, mode)
 
     def run_rows(
         self,
@@ -85,11 +106,9 @@ class DraftForward:
             buffers.input_ids[:num_rows], buffers.positions[:num_rows], metadata, slot_mappings, mode
         )
 
-    def _lay_out(self, step: DraftStep, query_start_loc: IntArray, first: int) -> None:
-        widest = int(np.diff(query_start_loc).max())
-        # Our kernel reads new keys and values from the layer, so those of mask tokens need no slots.
-        keeps_masks_out = self.attention is not None and self.attention.is_ours and takes(widest)
-        self.rows.lay_out(step, query_start_loc, first=first, caches_masks=not keeps_masks_out)
+    def _caches_masks(self, widest: int) -> bool:
+        """Our kernel reads new keys and values from the layer, so those of mask tokens need no slots."""
+        return not (self.attention is not None and self.attention.is_ours and takes(widest))
 
     def _metadata(self, step: DraftStep, query_start_loc: IntArray, first: int, num_rows: int) -> dict[str, Any]:
         assert self.attention is not None

@@ -9,7 +9,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from pard_kernels import TopK, lm_head_top_k, median_milliseconds, merge_top_k, top_k_workspace
+from pard_kernels import (
+    TopK,
+    lm_head_top_k,
+    median_milliseconds,
+    merge_top_k,
+    top_k_workspace,
+    warm_up_lm_head_top_k,
+)
 from torch import Tensor, nn
 from vllm.logger import init_logger
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
@@ -36,22 +43,28 @@ class DraftHead:
     workspace: TopK
     group: Any | None  # of tensor parallelism, None for a whole lm_head
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "k": 1,
+            "weight_scale": self.weight_scale,
+            "bias": self.bias,
+            "scale": self.scale,
+            "soft_cap": self.soft_cap,
+            "vocab_start": self.vocab_start,
+            "workspace": self.workspace,
+        }
+
     def best(self, hidden: Tensor) -> Tensor:
         """The token with the highest logit. [N, H] -> [N] int64, the same on every rank"""
-        top = lm_head_top_k(
-            hidden,
-            self.weight,
-            k=1,
-            weight_scale=self.weight_scale,
-            bias=self.bias,
-            scale=self.scale,
-            soft_cap=self.soft_cap,
-            vocab_start=self.vocab_start,
-            workspace=self.workspace,
-        )
+        top = lm_head_top_k(hidden, self.weight, **self._options)
         if self.token_ids is not None:
             top = top._replace(ids=self.token_ids[top.ids])
         return self._best_of_ranks(top).ids[:, 0] if self.group is not None else top.ids[:, 0]
+
+    def warm_up(self, dtype: torch.dtype) -> None:
+        """Compile every variant for hidden states of this dtype."""
+        warm_up_lm_head_top_k(self.weight, dtype=dtype, max_num_rows=self.workspace.ids.shape[1], **self._options)
 
     def reload(self, draft: Any) -> None:
         """Copy the lm_head's weights again where this head has a copy of its own."""
@@ -104,6 +117,11 @@ class GreedyHead:
             theirs = median_milliseconds(partial(self._best_of_logits, hidden))
             self._is_faster[num_rows] = ours < theirs
         torch.cuda.empty_cache()  # the timing's own buffers, before vLLM looks at what is free
+
+    def warm_up(self, dtype: torch.dtype) -> None:
+        """Compile what up to as many rows as the workspace holds can need of the fused head, if it is ever used."""
+        if self.is_needed or self.fused.weight.is_cuda:
+            self.fused.warm_up(dtype)
 
     def reload(self) -> None:
         """Take the model's weights again, in place, where CUDA graphs read them."""

@@ -3,8 +3,10 @@
 B requests · R request slots · K draft tokens · D draft rows
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,31 +38,36 @@ class DraftRows:
     def __init__(self, speculator: Any, num_draft_kv: Tensor) -> None:
         """`num_draft_kv` [R] int32 is `DraftKV.num_tokens`."""
         self.buffers: Any = speculator.input_buffers
-        self.request_slots: Tensor = speculator.idx_mapping  # [max requests] int64
         self.num_draft_kv = num_draft_kv
         self.all_token_ids: Any = speculator.request_state.all_token_ids
         self.mask_token_id: int = speculator.speculative_config.mask_token_id
         self.vocab_size = int(speculator.draft_model_config.get_vocab_size())
         self.max_model_len: int = speculator.max_model_len
-        num_requests, depth = len(self.request_slots), speculator.depth
-        self._sample_rows = torch.zeros(num_requests * depth, dtype=torch.int64, device=num_draft_kv.device)
-        self._cache: tuple[Any, int] | None = None  # vLLM's block tables, and which of them is the draft's
+        num_rows, num_samples = len(self.buffers.input_ids), speculator.max_num_reqs * speculator.depth
+        self._sample_rows = torch.zeros(num_samples, dtype=torch.int64, device=num_draft_kv.device)
         # While vLLM profiles there is no K/V cache: no slots to store in.
-        self._no_blocks = num_draft_kv.new_zeros(num_requests, 1)
-        self.slot_mapping = torch.empty(len(self.buffers.input_ids), dtype=torch.int64, device=num_draft_kv.device)
+        self._cache: tuple[Any, frozenset[int]] | None = None
+        self.slot_mappings = torch.empty(1, num_rows, dtype=torch.int64, device=num_draft_kv.device)
+        self._uniform_starts: dict[tuple[int, int], Tensor] = {}
 
-    def use_cache(self, block_tables: Any, group: int) -> None:
-        """Take the K/V cache's layout."""
-        self._cache = block_tables, group
-        # The target is through with it in this step, and graphs read it where upstream captures it.
-        self.slot_mapping = block_tables.slot_mappings[group]
+    def use_cache(self, block_tables: Any, kv_groups: Iterable[int]) -> None:
+        """Take the K/V cache's layout, and which of its groups hold layers of the draft."""
+        self._cache = block_tables, frozenset(kv_groups)
+        # The target is through with them in this step, and graphs read them where upstream captures them.
+        self.slot_mappings = block_tables.slot_mappings
 
-    def _blocks(self) -> tuple[Tensor, Tensor, int]:
-        """Block ids [R, N], number of blocks [R] and block size, of this step: vLLM's tensors change their place."""
-        if self._cache is None:
-            return self._no_blocks, self._no_blocks[:, 0], 1
-        tables, group = self._cache
-        return tables.block_tables[group].gpu, tables.num_blocks.gpu[group], tables.block_sizes[group]
+    def starts(self, query_start_loc: NDArray[np.int32]) -> Tensor:
+        """Where each request's rows begin, in the buffer that attention reads. [B + 1] -> [B + 1] int32"""
+        starts: Tensor = self.buffers.query_start_loc[: len(query_start_loc)]
+        async_tensor_h2d(query_start_loc, out=starts)
+        return starts
+
+    def uniform_starts(self, num_reqs: int, width: int) -> Tensor:
+        """The same where each has `width` rows, in a tensor that is made once. [B + 1] int32"""
+        if (num_reqs, width) not in self._uniform_starts:
+            rows = torch.arange(num_reqs + 1, dtype=torch.int32, device=self.num_draft_kv.device)
+            self._uniform_starts[num_reqs, width] = rows * width
+        return self._uniform_starts[num_reqs, width]
 
     def sample_rows(self, num_reqs: int, num_drafts: int) -> Tensor:
         """The row that each draft token is read from. [B, K] int64"""
@@ -69,49 +76,69 @@ class DraftRows:
     def clear(self) -> None:
         """Leave nothing that belongs to a request, for captures."""
         self._sample_rows.zero_()
-        self.request_slots.fill_(NO_REQUEST)
 
     def lay_out(
         self,
         step: DraftStep,
-        query_start_loc: NDArray[np.int32],  # [B + 1]; of more requests than the step has, those beyond are padding
+        query_start_loc: Tensor,  # [B + 1] int32; of more requests than the step has, those beyond are padding
+        num_rows: int,
         *,
         first: int,
         caches_masks: bool,
     ) -> None:
         """Lay out the step's requests from `first` on. Raises ValueError if the buffers are too small."""
-        buffers, batch = self.buffers, step.batch
-        num_reqs, num_rows = len(query_start_loc) - 1, int(query_start_loc[-1])
+        buffers, batch, num_reqs = self.buffers, step.batch, len(query_start_loc) - 1
         if num_rows > len(buffers.input_ids):
             raise ValueError(f"a draft forward of {num_rows} rows exceeds its buffers of {len(buffers.input_ids)} rows")
-        slots = self.request_slots[:num_reqs]
-        of_step = step.slots[first : first + num_reqs]
-        slots[: len(of_step)].copy_(of_step)
-        slots[len(of_step) :].fill_(NO_REQUEST)
-        device_query_start_loc = buffers.query_start_loc[: num_reqs + 1]
-        async_tensor_h2d(query_start_loc, out=device_query_start_loc)
-        block_table, num_blocks, block_size = self._blocks()
+        block_tables, num_blocks, block_sizes = self._blocks()
         prepare_draft_inputs(
             target_input_ids=batch.input_ids,
             target_positions=batch.positions,
             target_query_start_loc=batch.query_start_loc[first:],
-            request_slots=slots,
+            kept_rows=None,
+            request_slots=step.slots[first : first + num_reqs],
             num_sampled=step.num_sampled[first:],
             num_rejected=step.num_rejected[first:],
             last_sampled=step.last_sampled,
             all_token_ids=self.all_token_ids.gpu,
-            block_table=block_table,
+            block_tables=block_tables,
             num_blocks=num_blocks,
             num_draft_kv=self.num_draft_kv,
-            query_start_loc=device_query_start_loc,
+            query_start_loc=query_start_loc,
             input_ids=buffers.input_ids[:num_rows],
             positions=buffers.positions[:num_rows],
-            slot_mapping=self.slot_mapping[:num_rows],
+            slot_mappings=self.slot_mappings,
             seq_lens=buffers.seq_lens[:num_reqs],
             sample_rows=self.sample_rows(num_reqs, step.num_drafts),
-            block_size=block_size,
+            block_sizes=block_sizes,
             mask_token_id=self.mask_token_id,
             vocab_size=self.vocab_size,
             max_model_len=self.max_model_len,
             caches_masks=caches_masks,
         )
+
+    def warm_up(self, last_sampled: Tensor) -> None:
+        """Compile the one variant there is with a K/V cache, by a step of no request."""
+        nothing = self.num_draft_kv[:0]
+        batch = SimpleNamespace(
+            input_ids=self.buffers.input_ids,
+            positions=self.buffers.positions,
+            query_start_loc=self.num_draft_kv[:1],
+        )
+        step = DraftStep(
+            batch=cast(InputBatch, batch),
+            slots=nothing.long(),
+            num_sampled=nothing,
+            num_rejected=nothing,
+            last_sampled=last_sampled,
+            num_drafts=1,
+        )
+        self.lay_out(step, self.num_draft_kv[:1], 0, first=0, caches_masks=True)
+
+    def _blocks(self) -> tuple[tuple[Tensor | None, ...], Tensor, tuple[int, ...]]:
+        """Block ids, numbers of blocks and block sizes by group, of this step: vLLM's tensors change their place."""
+        if self._cache is None:
+            return (), self.num_draft_kv[None], ()
+        tables, kv_groups = self._cache
+        ids = tuple(table.gpu if group in kv_groups else None for group, table in enumerate(tables.block_tables))
+        return ids, tables.num_blocks.gpu, tuple(tables.block_sizes)

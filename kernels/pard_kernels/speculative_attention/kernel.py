@@ -1,18 +1,12 @@
-"""Attention of a few new rows per request over a paged prefix. Definition, shapes: `reference.speculative_attention`.
+"""Attention of a few new rows per request over a paged prefix. Definition, shapes: `reference.py`.
 
 One program takes a tile of query rows (new rows x the heads that share a KV head) through one split of the prefix.
 The prefix needs no mask but its end; the new rows' own keys and values are a dense block under a bit mask. Splits meet
 in `merge_attention_splits`.
 """
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
-
-from pard_kernels.attention_checks import check_options, check_tensors, check_workspace
-from pard_kernels.attention_launch import Workspace, launch_shape, power_of_two, workspace
-from pard_kernels.merge_attention_splits import merge_attention_splits
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -50,8 +44,15 @@ def _round_to_cache(tile, scale_ptr, cache_ptr, FP8_MAX: tl.constexpr):
     return tl.clamp(scaled, -FP8_MAX, FP8_MAX).to(cache_ptr.dtype.element_ty).to(tile.dtype)
 
 
-@triton.jit(do_not_specialize=["num_splits", "window"])
-def _speculative_attention_kernel(
+# A launch is specialised by nothing that changes from step to step: sizes of the batch, and where in a tensor of the
+# whole batch the requests begin.
+@triton.jit(
+    do_not_specialize=[
+        "block_table_ptr", "query_start_loc_ptr", "num_cached_ptr", "ancestor_masks_ptr", "key_scale_ptr",
+        "value_scale_ptr", "num_partial_rows", "window", "num_splits", "num_row_tiles",
+    ]
+)  # fmt: skip
+def speculative_attention_kernel(
     query_ptr, stride_query_row, stride_query_head,
     key_ptr, stride_key_row, stride_key_head,
     value_ptr, stride_value_row, stride_value_head,
@@ -179,66 +180,3 @@ def _speculative_attention_kernel(
         offs_out = (first_row + offs_row) * stride_out_row + offs_head * stride_out_head
         out_ptrs = out_ptr + offs_out[:, None] + offs_dim[None, :]
         tl.store(out_ptrs, result.to(out_ptr.dtype.element_ty), mask=mask_out)
-
-
-def speculative_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    key_cache: Tensor,
-    value_cache: Tensor,
-    block_table: Tensor,
-    query_start_loc: Tensor,
-    num_cached: Tensor,
-    *,
-    scale: float,
-    max_num_rows: int,
-    num_splits: int,
-    ancestor_masks: Tensor | None = None,
-    soft_cap: float = 0.0,
-    window: int | None = None,
-    alibi_slopes: Tensor | None = None,
-    key_scale: Tensor | None = None,
-    value_scale: Tensor | None = None,
-    out: Tensor | None = None,
-    partial: Workspace | None = None,
-) -> Tensor:
-    """One launch, and one that merges if num_splits > 1. Definition: `reference.speculative_attention`."""
-    check_tensors(query, key, value, key_cache, value_cache, block_table, query_start_loc, num_cached, out)
-    check_options(
-        query, key_cache, max_num_rows, num_splits, scale, ancestor_masks, window, alibi_slopes, key_scale, value_scale
-    )
-    num_rows, num_heads, head_size = query.shape
-    num_kv_heads = key.shape[1]
-    out = torch.empty_like(query) if out is None else out
-    if num_splits > 1:
-        partial = partial or workspace(num_splits, num_rows, num_heads, head_size, query.device)
-        check_workspace(partial, num_splits, num_rows, num_heads, head_size)
-    else:
-        partial = None
-    shape = launch_shape(
-        max_num_rows, num_heads // num_kv_heads, head_size, query.dtype,
-        is_heavy=key_scale is not None or soft_cap > 0 or window is not None,
-        is_whole_tree=ancestor_masks is not None and partial is None,
-    )  # fmt: skip
-    grid = (num_cached.shape[0] * num_kv_heads * shape.num_row_tiles, num_splits)
-    _speculative_attention_kernel[grid](
-        query, *query.stride()[:2],
-        key, *key.stride()[:2],
-        value, *value.stride()[:2],
-        key_cache, value_cache, *key_cache.stride(),
-        block_table, block_table.stride(0),
-        query_start_loc, num_cached, ancestor_masks, key_scale, value_scale,
-        out, *out.stride()[:2],
-        *((*partial, partial.output.shape[1]) if partial else (None, None, 0)),
-        scale, soft_cap, window or 0, num_splits, num_kv_heads, shape.num_row_tiles,
-        GROUP_SIZE=num_heads // num_kv_heads, HEAD_SIZE=head_size, BLOCK_SIZE=key_cache.shape[1],
-        BLOCK_M=shape.block_rows, BLOCK_N=shape.block_cached, BLOCK_NEW=shape.block_new,
-        BLOCK_HEAD=power_of_two(head_size),
-        HAS_ANCESTORS=ancestor_masks is not None, HAS_SOFT_CAP=soft_cap > 0, HAS_WINDOW=window is not None,
-        IS_FP8=key_scale is not None, FP8_MAX=torch.finfo(key_cache.dtype).max, IS_SPLIT=partial is not None,
-        **shape.compiler_options,
-    )  # fmt: skip
-    if partial:
-        merge_attention_splits(*partial, num_splits, query_start_loc, out)
-    return out

@@ -1,4 +1,4 @@
-"""The k best of what several parts of a vocabulary hold. Definition: `reference_sampling.merge_top_k`.
+"""The k best of what several parts of a vocabulary hold. Definition: `reference.py`.
 
 N rows · P parts
 """
@@ -55,8 +55,15 @@ def empty_lists(NUM_LISTS: tl.constexpr, BLOCK_K: tl.constexpr):
     return tl.full([NUM_LISTS, BLOCK_K], float("-inf"), tl.float32), ids
 
 
-@triton.jit(do_not_specialize=["num_parts", "num_slots", "k", "vocab_start"])
-def _merge_top_k_kernel(
+# Nothing that a launch is specialised by depends on the number of rows.
+@triton.jit(
+    do_not_specialize=[
+        "part_ids_ptr", "stride_part_ids_part", "stride_part_ids_row", "part_logits_ptr", "stride_part_logits_part",
+        "stride_part_logits_row", "part_log_sum_exps_ptr", "stride_part_log_sum_exps_part",
+        "stride_part_log_sum_exps_row", "num_parts", "num_slots", "k", "vocab_start",
+    ]
+)  # fmt: skip
+def merge_top_k_kernel(
     part_ids_ptr, stride_part_ids_part, stride_part_ids_row, stride_part_ids_slot,
     part_logits_ptr, stride_part_logits_part, stride_part_logits_row, stride_part_logits_slot,
     part_log_sum_exps_ptr, stride_part_log_sum_exps_part, stride_part_log_sum_exps_row,
@@ -94,7 +101,7 @@ def _merge_top_k_kernel(
 def merge_top_k(
     ids: Tensor, logits: Tensor, log_sum_exps: Tensor, *, k: int | None = None, vocab_start: int = 0
 ) -> TopK:
-    """One launch, one program a row. Definition and argument shapes: `reference_sampling.merge_top_k`."""
+    """One launch, one program a row. Definition and argument shapes: `reference.py`."""
     if ids.ndim != 3 or logits.shape != ids.shape or log_sum_exps.shape != ids.shape[:2]:
         raise ValueError(
             "ids and logits must be [P, N, k] and log_sum_exps [P, N]; "
@@ -107,7 +114,7 @@ def merge_top_k(
         logits=torch.empty(num_rows, k, dtype=torch.float32, device=ids.device),
         log_sum_exps=torch.empty(num_rows, dtype=torch.float32, device=ids.device),
     )
-    _merge_top_k_kernel[(num_rows,)](
+    merge_top_k_kernel[(num_rows,)](
         ids, *ids.stride(),
         logits, *logits.stride(),
         log_sum_exps, *log_sum_exps.stride(),

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pard_kernels.attention_launch import MAX_NUM_ROWS, MAX_NUM_SPLITS, Workspace
+from pard_kernels.speculative_attention.launch_shape import MAX_NUM_ROWS, MAX_NUM_SPLITS, Workspace
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz)
@@ -94,7 +94,6 @@ def check_options(
     scale: float,
     ancestor_masks: Tensor | None,
     window: int | None,
-    alibi_slopes: Tensor | None,
     key_scale: Tensor | None,
     value_scale: Tensor | None,
 ) -> None:
@@ -107,8 +106,6 @@ def check_options(
         raise ValueError(f"num_splits must be 1 to {MAX_NUM_SPLITS}; got {num_splits}. See choose_num_splits.")
     if scale <= 0:
         raise ValueError(f"scale must be above 0, such as head_size ** -0.5; got {scale}")
-    if alibi_slopes is not None:
-        raise ValueError("alibi_slopes: ALiBi is not supported, pass None and use another attention for this model")
     if window is not None and window < max_num_rows:
         raise ValueError(
             f"window must be max_num_rows = {max_num_rows} or more, so that new rows see each other; got {window}"

@@ -1,4 +1,4 @@
-"""The torch twins of the kernels that choose tokens: the definition that the kernels are tested against.
+"""What the best tokens of a vocabulary are: the twins that the kernels are tested against.
 
 N rows · H hidden size · V rows of weight · P parts
 """
@@ -6,7 +6,7 @@ N rows · H hidden size · V rows of weight · P parts
 import torch
 from torch import Tensor
 
-from pard_kernels.merge_top_k import TopK
+from pard_kernels.lm_head_top_k.merge_top_k import TopK
 
 
 def lm_head_top_k(

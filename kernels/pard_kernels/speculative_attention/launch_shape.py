@@ -1,6 +1,7 @@
 """What decides a launch of `speculative_attention`: sizes known on the host, so that a CUDA graph can hold it."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -72,6 +73,22 @@ def launch_shape(
     )
 
 
+def launch_variants(
+    max_num_rows: int, max_num_splits: int, shape_of: Callable[[int, int], LaunchShape]
+) -> list[tuple[int, int]]:
+    """(rows, splits) of the calls that compile whatever a call of up to so many of them can need, each variant once.
+
+    Rows decide by the tiles that they fill, splits by whether there are several and by the tile that merges them.
+    """
+    least_splits = {power_of_two(n) if n > 1 else 1: n for n in range(max_num_splits, 0, -1)}
+    found: dict[tuple[LaunchShape, bool], tuple[int, int]] = {}
+    for num_rows in range(1, max_num_rows + 1):
+        for num_splits in sorted(least_splits.values())[:2]:
+            tiles = replace(shape_of(num_rows, num_splits), num_row_tiles=1)
+            found.setdefault((tiles, num_splits > 1), (num_rows, num_splits))
+    return [*found.values(), *((1, num_splits) for num_splits in sorted(least_splits.values())[2:])]
+
+
 def choose_num_splits(
     *,
     num_requests: int,
@@ -90,7 +107,7 @@ def choose_num_splits(
     """
     group_size = num_heads // num_kv_heads
     shape = launch_shape(num_rows, group_size, head_size, dtype)
-    num_programs = max(num_requests * num_kv_heads * shape.num_row_tiles, 1)
+    num_programs = max(num_requests, 1) * num_kv_heads * shape.num_row_tiles
     to_fill = 8 // shape.num_warps * num_multiprocessors // num_programs
     worth_it = max_num_cached // (2 * max(shape.block_rows, shape.block_cached))
     return max(1, min(to_fill, worth_it, MAX_NUM_SPLITS))

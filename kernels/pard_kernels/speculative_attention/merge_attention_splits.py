@@ -1,15 +1,15 @@
-"""Partial results of attention become one. Definition and argument shapes: `reference.merge_attention_splits`."""
+"""Partial results of attention become one. Definition and argument shapes: `reference.py`."""
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from pard_kernels.attention_checks import check_workspace
-from pard_kernels.attention_launch import Workspace, power_of_two
+from pard_kernels.speculative_attention.checks import check_workspace
+from pard_kernels.speculative_attention.launch_shape import Workspace, power_of_two
 
 
-@triton.jit(do_not_specialize=["num_reqs", "num_splits"])
-def _merge_attention_splits_kernel(
+@triton.jit(do_not_specialize=["num_partial_rows", "query_start_loc_ptr", "num_reqs", "num_splits"])
+def merge_attention_splits_kernel(
     partial_output_ptr,
     log_sum_exp_ptr,
     num_partial_rows,
@@ -57,11 +57,11 @@ def merge_attention_splits(
     query_start_loc: Tensor,
     out: Tensor,
 ) -> None:
-    """Weigh each split's output by what it saw; one program a row and head. Definition: `reference`."""
+    """Weigh each split's output by what it saw; one program a row and head. Definition: `reference.py`."""
     num_rows, num_heads, head_size = out.shape
     check_workspace(Workspace(partial_output, log_sum_exp), num_splits, num_rows, num_heads, head_size)
     block_head, block_splits = power_of_two(head_size), power_of_two(num_splits)
-    _merge_attention_splits_kernel[(num_rows, num_heads)](
+    merge_attention_splits_kernel[(num_rows, num_heads)](
         partial_output,
         log_sum_exp,
         partial_output.shape[1],

@@ -1,0 +1,1 @@
+"""The best tokens of each hidden state, without the logits in memory."""

@@ -1,0 +1,1 @@
+"""The layout of a draft forward, in one launch."""

@@ -1,0 +1,1 @@
+"""Attention of a few new rows per request over a paged prefix."""

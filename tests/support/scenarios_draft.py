@@ -1,0 +1,92 @@
+"""Scenarios for the draft's side of a step on model runner V2: its cache, its graphs, its weights."""
+
+from typing import Any
+
+import torch
+from recorded_graph import capture_draft_graphs
+from scenarios import generate, greedy, make_llm, metric, model_runner, prompts, recorded_steps, spec_counts, speculator
+
+
+def prefix_cache_after_load(target: str, draft: str, spec: dict[str, Any] | None) -> Any:
+    """A long prompt read while another request decodes, then asked again alone: counts of the second time."""
+    llm = make_llm(target, draft, spec=spec, max_num_batched_tokens=48)
+    decode, long_prompt = prompts((5, 120))
+    engine = llm.llm_engine
+    engine.add_request("decode", decode, greedy(30))
+    while not engine.has_unfinished_requests() or metric(llm, "generation_tokens") < 3:
+        engine.step()
+    engine.add_request("prompt", long_prompt, greedy(2))
+    with recorded_steps(llm) as steps:
+        while engine.has_unfinished_requests():
+            engine.step()
+    before, hits_before = spec_counts(llm), metric(llm, "prefix_cache_hits")
+    tokens = generate(llm, [long_prompt], greedy(24))
+    after = spec_counts(llm)
+    counts = {name: after[name] - before[name] for name in ("num_drafts", "num_accepted_tokens")}
+    hits = metric(llm, "prefix_cache_hits") - hits_before
+    return {"tokens": tokens, "counts": counts, "hits": hits, "steps": steps}
+
+
+def unfit_graphs(target: str, draft: str, backend: str) -> Any:
+    """Greedy drafts on a backend that can't replay them, or can't refresh: eager, and with graphs."""
+    import fake_backends
+
+    fake_backends.use(backend)
+    requests, params = prompts((2, 33, 40, 9)), [greedy(26), greedy(10), greedy(16), greedy(16)]
+    eager = make_llm(target, draft)
+    result = {"eager": generate(eager, requests, params), "eager_counts": spec_counts(eager)}
+    llm = make_llm(target, draft)
+    captured = capture_draft_graphs(speculator(llm), [1, 2, 4])
+    tokens = generate(llm, requests, params)
+    replays = sum(graph.num_replays for graph in captured.values())
+    refreshes = speculator(llm).forward.attention.refreshes
+    return result | {"graphs": tokens, "counts": spec_counts(llm), "replays": replays, "refreshes": refreshes}
+
+
+def dummy_runs(target: str, draft: str) -> Any:
+    """What vLLM asks of the draft when it prices steps: more rows than fit, and decode steps that have a graph."""
+    llm = make_llm(target, draft, num_drafts=8, max_num_seqs=32, max_num_batched_tokens=256, max_model_len=128)
+    runner, drafting = model_runner(llm), speculator(llm)
+    captured = capture_draft_graphs(drafting, [1, 2, 4, 8, 16])
+    seen = []
+    run, replay = drafting.forward.run, drafting.forward.replay
+    drafting.forward.run = lambda step, spans, first: seen.append(int(spans.sum())) or run(step, spans, first)
+    drafting.forward.replay = lambda step, shape: seen.append(shape.num_tokens) or replay(step, shape)
+    before = drafting.draft_kv.num_tokens.tolist()
+    for num_tokens in (9, 36, 232):
+        runner._dummy_run(num_tokens)
+    return {
+        "rows": seen,
+        "replays": sum(graph.num_replays for graph in captured.values()),
+        "untouched": drafting.draft_kv.num_tokens.tolist() == before,
+    }
+
+
+def reloaded_weights(target: str, draft: str, draft_vocab: str) -> Any:
+    """The trimmed head is a copy; a reload of weights takes it again."""
+    llm = make_llm(target, draft, spec={"draft_vocab": draft_vocab})
+    weight = speculator(llm).head.fused.weight
+    wanted = weight.clone()
+    weight.zero_()
+    llm.collective_rpc("reload_weights")
+    return {"same": torch.equal(weight, wanted), "is_copy": bool(wanted.abs().sum() > 0)}
+
+
+def compilations(target: str, draft: str, spec: dict[str, Any]) -> Any:
+    """Variants of our kernels that the start-up has launched, and those that serving launches."""
+    from triton.runtime.interpreter import GridExecutor
+
+    launch, variants = GridExecutor.__call__, set()
+
+    def noting(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.fn.__module__.startswith("pard_kernels"):
+            constants = sorted((k, v) for k, v in kwargs.items() if k.isupper() and k != "FP8_MAX")
+            variants.add(f"{self.fn.__name__} {constants}")
+        launch(self, *args, **kwargs)
+
+    GridExecutor.__call__ = noting
+    llm = make_llm(target, draft, spec=spec, max_num_seqs=8, max_num_batched_tokens=192)
+    started = set(variants)
+    requests = prompts((2, 33, 70, 40, 9, 15, 64, 90))
+    generate(llm, requests, [greedy(4 + 3 * i) for i in range(8)])
+    return {"started": sorted(started), "served": sorted(variants - started)}
