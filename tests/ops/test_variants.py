@@ -14,6 +14,7 @@ NUM_VARIANTS = {
     "attention, bfloat16": 4 * 2 + 4,
     "attention, float32, no groups": 2 * 2 + 4,
     "attention, wide heads, window": 3 * 2 + 4,
+    "attention, FP8 cache": 4 * 2 + 4,
     "attention, trees": 4 + 5 + 4,
     "lm_head, best": 4 + 1,
     "lm_head, best four": 3 + 1,

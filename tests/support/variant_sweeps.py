@@ -24,14 +24,17 @@ from pard_kernels import (
 
 CHIP = CHIPS[1]
 NUM_REQS, MAX_ROWS, MAX_SPLITS = 9, 64, 128
+SCALES = {"key_scale": torch.ones(1), "value_scale": torch.ones(1)}
 Calls = Iterator[Callable[[], Any]]
 
 
-def attention_tensors(head_size: int, group_size: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+def attention_tensors(
+    head_size: int, group_size: int, dtype: torch.dtype, cache_dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
     """Of a whole batch: a projection's query, key and value, a paged cache, an output."""
     heads = [2 * group_size, 2, 2]
     qkv = torch.zeros(NUM_REQS * MAX_ROWS, sum(heads), head_size, dtype=dtype).split(heads, 1)
-    cache = torch.zeros(4, 2, 16, 2, head_size, dtype=dtype)
+    cache = torch.zeros(4, 2, 16, 2, head_size, dtype=cache_dtype)
     requests = {"block_table": torch.zeros(NUM_REQS, 37), "num_cached": torch.zeros(NUM_REQS)}
     requests["query_start_loc"] = torch.zeros(NUM_REQS + 1)
     return dict(zip(("query", "key", "value"), qkv, strict=True)) | {
@@ -41,9 +44,11 @@ def attention_tensors(head_size: int, group_size: int, dtype: torch.dtype) -> di
     }
 
 
-def attention(head_size: int, group_size: int, dtype: torch.dtype, **options: Any) -> tuple[Calls, Calls]:
+def attention(
+    head_size: int, group_size: int, dtype: torch.dtype, cache_dtype: torch.dtype | None = None, **options: Any
+) -> tuple[Calls, Calls]:
     """Any requests of a batch, in any part of it, of 1 to 64 rows each, with any number of splits."""
-    tensors = attention_tensors(head_size, group_size, dtype)
+    tensors = attention_tensors(head_size, group_size, dtype, cache_dtype or dtype)
     constants = {"scale": 0.1} | options
     masks = constants.pop("ancestor_masks", None)
     warm_up = partial(
@@ -65,8 +70,9 @@ def attention(head_size: int, group_size: int, dtype: torch.dtype, **options: An
                 of_requests = {name: tensors[name][requests] for name in ("block_table", "num_cached")}
                 of_requests["query_start_loc"] = tensors["query_start_loc"][first : last + 1]
                 out = torch.empty(tensors["query"].shape, dtype=dtype)[rows]
+                scales = dict.fromkeys(constants.keys() & SCALES.keys(), torch.ones(4)[num_rows % 4 :][:1])
                 yield partial(
-                    speculative_attention, **tensors | of_rows | of_requests, **constants, out=out,
+                    speculative_attention, **tensors | of_rows | of_requests | constants | scales, out=out,
                     max_num_rows=num_rows, num_splits=num_splits,
                     ancestor_masks=None if masks is None else masks[rows],
                     partial=workspace(num_splits, len(out), *out.shape[1:], "cpu"),
@@ -129,6 +135,7 @@ SWEEPS: dict[str, Callable[[], tuple[Calls, Calls]]] = {
     "attention, bfloat16": partial(attention, 64, 4, torch.bfloat16),
     "attention, float32, no groups": partial(attention, 80, 1, torch.float32),
     "attention, wide heads, window": partial(attention, 256, 2, torch.float16, window=200, soft_cap=30.0),
+    "attention, FP8 cache": partial(attention, 128, 4, torch.bfloat16, cache_dtype=torch.float8_e4m3fn, **SCALES),
     "attention, trees": partial(
         attention, 128, 8, torch.bfloat16, ancestor_masks=torch.zeros(NUM_REQS * MAX_ROWS, dtype=torch.int64)
     ),
