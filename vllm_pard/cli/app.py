@@ -9,9 +9,9 @@ from typer.core import TyperGroup
 from vllm_pard.cli.bench import bench
 from vllm_pard.cli.demo import demo
 from vllm_pard.cli.doctor import doctor
+from vllm_pard.cli.frequent_tokens import vocabulary
 from vllm_pard.cli.generate import generate
 from vllm_pard.cli.patches import patches
-from vllm_pard.cli.vocabulary import vocabulary
 from vllm_pard.errors import PardError
 
 USER_ERROR, INTERRUPTED = 2, 130

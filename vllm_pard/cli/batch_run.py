@@ -1,33 +1,17 @@
 """Answer a batch of prompts and write each answer as soon as it is there."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-from vllm_pard.checkpoint import is_local, load_config
-from vllm_pard.cli.engine_client import EngineProcess
+from vllm_pard.cli.batch import Batch
+from vllm_pard.cli.batch_vllm import vllm_events
 from vllm_pard.files import OutputError, RecordWriter
 from vllm_pard.metrics import AcceptanceStats
-from vllm_pard.process import PARD_LOG_LINE
 from vllm_pard.prompts import Prompt
-
-Events = Iterator[dict[str, Any]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What to answer, and with what."""
-
-    options: dict[str, Any]  # of vLLM's LLM class
-    speculative: dict[str, Any] | None
-    prompts: list[Prompt]
-    sampling: dict[str, Any]
-    reference: bool
-    verbose: bool
 
 
 def run_batch(batch: Batch, output: Path | None, *, resume: bool) -> int:
@@ -47,7 +31,7 @@ def _answer(batch: Batch, writer: RecordWriter | None) -> int:
 
         events = reference_events(batch)
     else:
-        events = _vllm_events(batch)
+        events = vllm_events(batch)
     asked = {prompt.id: prompt for prompt in batch.prompts}
     num_refused = num_tokens = 0
     console = Console(stderr=True, highlight=False)
@@ -72,19 +56,6 @@ def _answer(batch: Batch, writer: RecordWriter | None) -> int:
                     summary = _summary(num_tokens, event)
     console.print(summary, markup=False)
     return num_refused
-
-
-def _vllm_events(batch: Batch) -> Events:
-    options = batch.options
-    if is_local(options["model"]):
-        load_config(options["model"])  # a mistyped path is told at once, and in one sentence
-    if batch.speculative is not None:
-        options = options | {"speculative_config": batch.speculative}
-    with EngineProcess(options, verbose=batch.verbose) as engine:
-        engine.wait_until_ready()
-        yield {"event": "ready", "notes": [f"vLLM: {line}" for line in engine.log_lines(PARD_LOG_LINE)]}
-        requests = [{"id": prompt.id, "text": prompt.text, "messages": prompt.messages} for prompt in batch.prompts]
-        yield from engine.generate(requests, batch.sampling)
 
 
 def _write_answer(prompt: Prompt, event: dict[str, Any], writer: RecordWriter | None) -> None:

@@ -13,7 +13,7 @@ from vllm.logger import init_logger
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
-from vllm_pard.draft_vocab import read_draft_vocab
+from vllm_pard.draft_vocab_file import read_draft_vocab
 from vllm_pard.serving import compat
 from vllm_pard.serving.draft_length import extend_draft
 

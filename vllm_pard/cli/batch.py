@@ -1,0 +1,21 @@
+"""A batch of prompts, and what the engines that answer it yield."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_pard.prompts import Prompt
+
+Events = Iterator[dict[str, Any]]  # "ready" first, then "finished" or "refused" for each prompt, "done" last
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What to answer, and with what."""
+
+    options: dict[str, Any]  # of vLLM's LLM class
+    speculative: dict[str, Any] | None
+    prompts: list[Prompt]
+    sampling: dict[str, Any]
+    reference: bool
+    verbose: bool
