@@ -128,11 +128,26 @@ def test_logits_are_the_default_without_a_gpu(weight: Tensor) -> None:
     assert choose(make_draft(weight)) is None
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(1.0, 2.0), (2.0, 1.0)])
-def test_the_faster_one(ours: float, theirs: float, weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("slow", ["head", "logits"])
+def test_the_faster_one(slow: str, weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm_pard.serving import draft_head
 
-    times = iter([ours, theirs])
-    monkeypatch.setattr(draft_head, "median_milliseconds", lambda call: next(times))
-    head = choose(make_draft(weight), use_int8=True)
-    assert draft_head.is_faster(head, make_draft(weight), 8) is (ours < theirs)
+    draft, spent = make_draft(weight), []
+    head = choose(draft, token_ids=torch.arange(VOCAB_SIZE))  # needed whatever the times are
+
+    def taking(milliseconds_a_row: int) -> Any:
+        def call(hidden: Tensor) -> Tensor:
+            spent.append(len(hidden) * milliseconds_a_row)
+            return hidden @ weight.T
+
+        return call
+
+    def milliseconds(call: Any) -> float:
+        call()
+        return float(spent[-1])
+
+    monkeypatch.setattr(draft_head, "median_milliseconds", milliseconds)
+    object.__setattr__(head, "best", taking(3 if slow == "head" else 1))
+    draft.compute_logits = taking(3 if slow == "logits" else 1)
+    assert draft_head.is_faster(head, draft, 8) is (slow == "logits")
+    assert sorted(spent) == [8, 24], "both with as many rows as are drafted"
