@@ -34,7 +34,7 @@ MAY_IMPORT = {
 }
 # The command's own processes, to which every other part of the command line talks; and vLLM's benchmark client.
 MAY_START_VLLM = {"vllm_pard.cli.engine_process", "vllm_pard.bench.load"}
-COMMANDS = ("", "bench", "demo", "generate", "vocabulary", "doctor", "patches")
+COMMANDS = ("", "bench", "demo", "generate", "serve", "vocabulary", "doctor", "patches")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 299, 49
 
 
