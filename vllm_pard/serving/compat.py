@@ -7,25 +7,17 @@
 import importlib
 import inspect
 import os
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from packaging.requirements import Requirement
 
 from vllm_pard.config import ConfigError
+from vllm_pard.serving.hook import Hook
+from vllm_pard.serving.worker_hooks import WORKER_HOOKS
 
 ALLOW_UNTESTED = "VLLM_PARD_ALLOW_UNTESTED"
 UPSTREAM_ALTERNATIVE = '{"method": "draft_model", "parallel_drafting": true}'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hook:
-    """An upstream name, in its defining module, and the parameters that we pass or override."""
-
-    module: str
-    name: str  # dotted for a member of a class
-    parameters: tuple[str, ...] = ()
 
 
 CONFIG_HOOKS = (
@@ -41,22 +33,6 @@ CONFIG_HOOKS = (
     Hook(module="vllm.config.vllm", name="VllmConfig.num_lookahead_tokens"),
     Hook(module="vllm.logger", name="init_logger", parameters=("name",)),
     Hook(module="vllm.triton_utils.importing", name="HAS_TRITON"),
-)
-
-WORKER_HOOKS = (
-    Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.init_device"),
-    Hook(module="vllm.v1.worker.gpu_worker", name="Worker.init_device"),
-    Hook(module="vllm.v1.spec_decode.draft_model", name="DraftModelProposer"),
-    Hook(
-        module="vllm.v1.sample.rejection_sampler",
-        name="expand_batch_to_tokens",
-        parameters=("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
-    ),
-    Hook(
-        module="vllm.v1.spec_decode.llm_base_proposer",
-        name="SpecDecodeBaseProposer.set_inputs_first_pass",
-        parameters=("self", "target_token_ids", "next_token_ids"),
-    ),
 )
 
 V2_HOOKS = (

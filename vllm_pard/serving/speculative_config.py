@@ -96,13 +96,6 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     else:
         extend_draft(result.draft_model_config, target_model_config.max_model_len)
     target_parallel_config.worker_cls = WORKER_CLS
-    logger.info(
-        "PARD: draft %s, K=%d draft tokens in one forward, mask token %d, model runner %s",
-        draft.path,
-        num_speculative_tokens,
-        draft.mask_token_id,
-        runner.upper(),
-    )
     return result
 
 
