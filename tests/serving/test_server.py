@@ -28,7 +28,6 @@ OPTIONS = {
     "--dtype": "float32",
     "--max-num-seqs": "16",
     "--max-num-batched-tokens": "1024",
-    "--gpu-memory-utilization": "0.3",
     "--served-model-name": "demo",
     "--host": "127.0.0.1",
 }
@@ -66,9 +65,17 @@ def free_port() -> int:
 
 def command(port: int) -> list[str]:
     """What the README tells to run, on another port and with room for this machine."""
-    [line] = re.findall(r"^    (vllm-pard serve demo .*)$", README, re.MULTILINE)
+    [line] = re.findall(r"^    (vllm-pard serve demo (?:.*\\\n)*.*)$", README, re.MULTILINE)
     options = [word for pair in OPTIONS.items() for word in pair]
-    return [sys.executable, "-m", "vllm_pard.cli", *shlex.split(line)[1:], "--port", str(port), *options]
+    return [
+        sys.executable,
+        "-m",
+        "vllm_pard.cli",
+        *shlex.split(line.replace("\\\n", ""))[1:],
+        "--port",
+        str(port),
+        *options,
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """A watch on acceptance: drafts of which nothing is kept cost time and change no output, so nobody would notice.
 
 It counts what the worker hands to the scheduler anyway, on the host: no step waits for it. The step that is in flight
-when a request ends is counted here and not by the scheduler.
+when a request ends is counted here and not by the scheduler. vLLM's compiled Ray graph calls the model runner past the
+worker, so there is no watch there.
 """
 
 import time
