@@ -16,10 +16,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "triton", "vllm", "transformers"}
-SUBPACKAGES = {"bench", "cli", "demo", "drafting", "reference", "serving", "training"}
-LOWER = {"drafting", "pard_kernels", "top"}
+SUBPACKAGES = {"bench", "cli", "demo", "reference", "serving", "training"}
+LOWER = {"pard_kernels", "top"}
 
-# cli -> bench -> {serving, reference, training} -> drafting -> pard_kernels; training and the catalog -> demo.
+# cli -> bench -> {serving, reference, training} -> pard_kernels; training and the catalog -> demo.
 # Of third parties only the heavy ones are ruled.
 MAY_IMPORT = {
     "bench": {"demo", "reference", "torch", "transformers", "vllm"} | LOWER,
@@ -27,7 +27,6 @@ MAY_IMPORT = {
     "serving": {"torch", "vllm"} | LOWER,
     "reference": {"torch", "transformers"} | LOWER,
     "training": {"demo", "torch", "transformers"} | LOWER,
-    "drafting": {"pard_kernels", "top", "torch"},
     "pard_kernels": {"torch", "triton"},
     "top": {"demo", "transformers"},
     "demo": {"top"},

@@ -6,29 +6,39 @@ from typing import Any
 import pytest
 import torch
 from pard_kernels import reference
+from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
 
 from vllm_pard.config import ConfigError
-from vllm_pard.serving.attention import MAX_NUM_ROWS, PardMetadataBuilder, PardStep
-from vllm_pard.serving.attention_backends import PardFlashBackend, PardFlashImpl, PardTritonBackend, PardTritonImpl
+from vllm_pard.serving.attention import metadata
+from vllm_pard.serving.attention.backends import PardFlashBackend, PardFlashImpl, PardTritonBackend, PardTritonImpl
+from vllm_pard.serving.attention.metadata import MAX_NUM_ROWS, NarrowRequests, PardMetadata, PardMetadataBuilder
 
 HEADS, KV_HEADS, HEAD_SIZE, BLOCK_SIZE = 4, 2, 64, 16
 CONFIG = SimpleNamespace(
-    model_config=SimpleNamespace(dtype=torch.float32), scheduler_config=SimpleNamespace(max_num_seqs=8)
+    model_config=SimpleNamespace(dtype=torch.float32),
+    scheduler_config=SimpleNamespace(max_num_seqs=8),
+    speculative_config=SimpleNamespace(enable_adaptive_verification=False),
 )
 
 
 class PlatformBuilder:
-    """What the mixin builds on: metadata of the step's own tensors."""
+    """What the mixin builds on: metadata of the step's own tensors, as FlashAttention's builder makes it."""
 
     num_heads_q = HEADS
+    _cudagraph_support = AttentionCGSupport.ALWAYS
+    supports_update_block_table = True
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         self.kv_cache_spec, self.device = kv_cache_spec, device
+        self.built: list[CommonAttentionMetadata] = []
+        self.fast_builds: list[bool] = []
 
-    def build(self, common_prefix_len: int, common: Any, fast_build: bool = False) -> Any:
-        return SimpleNamespace(**vars(common))
+    def build(self, common_prefix_len: int, common: CommonAttentionMetadata, fast_build: bool = False) -> Any:
+        self.built.append(common)
+        self.fast_builds.append(fast_build)
+        return SimpleNamespace(common=common, updated=False)
 
-    def build_for_cudagraph_capture(self, common: Any) -> str:
+    def build_for_cudagraph_capture(self, common: CommonAttentionMetadata) -> str:
         return "the platform's"
 
     def update_draft_decode_metadata(self, metadata: Any) -> None:
@@ -39,39 +49,45 @@ class Builder(PardMetadataBuilder, PlatformBuilder):
     pass
 
 
+def make_builder(config: Any = CONFIG) -> Builder:
+    return Builder(SimpleNamespace(num_kv_heads=KV_HEADS, head_size=HEAD_SIZE), [], config, torch.device("cpu"))
+
+
 @pytest.fixture
-def builder() -> Builder:
-    spec = SimpleNamespace(num_kv_heads=KV_HEADS, head_size=HEAD_SIZE)
-    return Builder(spec, [], CONFIG, torch.device("cpu"))
+def builder(monkeypatch: pytest.MonkeyPatch) -> Builder:
+    monkeypatch.setattr(metadata, "num_multiprocessors", lambda device: 64)  # enough to split the prefix for
+    return make_builder()
 
 
-def common(rows: list[int], cached: list[int], max_seq_len: int = 4096) -> Any:
+def common(rows: list[int], cached: list[int], max_seq_len: int = 4096) -> CommonAttentionMetadata:
     starts = torch.tensor([0, *rows]).cumsum(0).int()
-    return SimpleNamespace(
+    seq_lens = torch.tensor(rows).int() + torch.tensor(cached).int()
+    return CommonAttentionMetadata(
         num_reqs=len(rows),
         num_actual_tokens=sum(rows),
         max_query_len=max(rows),
         max_seq_len=max_seq_len,
         query_start_loc=starts,
-        seq_lens=torch.tensor(rows).int() + torch.tensor(cached).int(),
+        query_start_loc_cpu=starts.clone(),
+        seq_lens=seq_lens,
+        seq_lens_cpu_upper_bound=seq_lens.clone(),
+        block_table_tensor=torch.arange(len(rows) * 4).view(-1, 4).int(),
+        slot_mapping=torch.arange(sum(rows)),
     )
 
 
 def test_metadata_stays_where_a_graph_reads_it(builder: Builder) -> None:
     captured = builder.build_for_cudagraph_capture(common([8, 8], [0, 0]))
-    assert captured.pard.num_cached.tolist() == [0, 0]
-    assert captured.pard.num_splits > 1
+    assert captured.narrow.num_cached.tolist() == [0, 0]
+    assert captured.narrow.num_splits > 1
     builder.build(0, common([6, 8, 3], [40, 41, 7]))
-    assert captured.pard.num_cached.tolist() == [40, 41], "a step's build refreshes the same tensor"
-    captured.seq_lens.copy_(torch.tensor([18, 28]))
+    assert captured.narrow.num_cached.tolist() == [40, 41], "a step's build refreshes the same tensor"
+    captured.narrow.seq_lens.copy_(torch.tensor([18, 28]))
     builder.update_draft_decode_metadata(captured)
-    assert captured.pard.num_cached.tolist() == [10, 20]
+    assert captured.narrow.num_cached.tolist() == [10, 20]
 
 
 def test_workspaces_are_shared_and_never_freed(builder: Builder) -> None:
-    wide = builder.build(0, common([30] * 8, [0] * 8)).pard.partial
-    narrow = builder.build(0, common([8], [0])).pard.partial
-    assert wide is None or narrow is not None
     first = builder._workspace(4, 30)
     again = builder._workspace(2, 40)
     assert first.output.data_ptr() == again.output.data_ptr()
@@ -83,12 +99,48 @@ def test_workspaces_are_shared_and_never_freed(builder: Builder) -> None:
 
 
 def test_wide_steps_are_the_platforms(builder: Builder) -> None:
-    wide = common([MAX_NUM_ROWS + 1, 1], [0, 5])
-    metadata = builder.build(0, wide)
-    assert not hasattr(metadata, "pard")
-    builder.update_draft_decode_metadata(metadata)
-    assert metadata.updated
-    assert builder.build_for_cudagraph_capture(wide) == "the platform's"
+    wide = common([MAX_NUM_ROWS + 1, MAX_NUM_ROWS + 1], [0, 5])
+    built = builder.build(0, wide)
+    assert built.narrow is None
+    assert built.wide.common is wide
+    builder.update_draft_decode_metadata(built)
+    assert built.wide.updated
+    assert builder.build_for_cudagraph_capture(wide) == PardMetadata(narrow=None, wide="the platform's")
+
+
+def test_each_request_by_its_own_kernel(builder: Builder) -> None:
+    """A chunk of a prompt does not take the decodes before it along; what follows it may be narrow again."""
+    built = builder.build(0, common([5, 8, 70, 3], [40, 41, 0, 7]))
+    narrow, wide = built.narrow, built.wide.common
+    assert (narrow.num_rows, narrow.max_num_rows) == (13, 8)
+    assert narrow.num_cached.tolist() == [40, 41]
+    assert narrow.block_table.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert wide.query_start_loc.tolist() == wide.query_start_loc_cpu.tolist() == [0, 70, 73]
+    assert wide.seq_lens.tolist() == [70, 10]
+    assert wide.block_table_tensor.tolist() == [[8, 9, 10, 11], [12, 13, 14, 15]]
+    assert wide.slot_mapping.tolist() == list(range(13, 86))
+
+
+def test_nothing_is_built_in_a_hurry(builder: Builder) -> None:
+    """FlashAttention's first fast build would fix its window, and a fast one has no schedule for a replay to read."""
+    for rows in ([5, 8], [70, 3], [5, 70]):
+        builder.build(0, common(rows, [0, 0]))
+    assert builder.fast_builds == [False, False]
+
+
+def test_batches_that_differ_in_rows_are_not_captured(builder: Builder) -> None:
+    """FlashAttention 3 says ALWAYS, but the split of a mixed batch is the host's."""
+    assert builder.get_cudagraph_support(None, None) == AttentionCGSupport.UNIFORM_BATCH
+    assert not builder.supports_update_block_table
+
+
+def test_rows_that_only_the_device_counts_are_not_split() -> None:
+    adaptive = SimpleNamespace(
+        **{**vars(CONFIG), "speculative_config": SimpleNamespace(enable_adaptive_verification=True)}
+    )
+    builder = make_builder(adaptive)
+    assert builder.build(0, common([5, 70], [0, 0])).narrow is None
+    assert builder.build(0, common([5, 8], [0, 0])).wide is None
 
 
 def make_impl(cls: type[Any], **changes: Any) -> Any:
@@ -118,15 +170,23 @@ def test_both_read_the_cache_as_their_platform_lays_it_out(cls: type[Any]) -> No
     query, key, value = (torch.randn(8, heads, HEAD_SIZE) for heads in (HEADS, KV_HEADS, KV_HEADS))
     kv_cache = torch.randn(6, KV_HEADS, BLOCK_SIZE, 2 * HEAD_SIZE)
     step = common(rows, cached)
-    step.block_table = torch.tensor([[3, 1, 4, 0], [2, 0, 0, 0]], dtype=torch.int32)
-    step.pard = PardStep(num_cached=torch.tensor(cached, dtype=torch.int32), num_splits=1, partial=None)
+    narrow = NarrowRequests(
+        num_rows=8,
+        max_num_rows=5,
+        block_table=torch.tensor([[3, 1, 4, 0], [2, 0, 0, 0]], dtype=torch.int32),
+        query_start_loc=step.query_start_loc,
+        seq_lens=step.seq_lens,
+        num_cached=torch.tensor(cached, dtype=torch.int32),
+        num_splits=1,
+        partial=None,
+    )
     output = torch.full((12, HEADS, HEAD_SIZE), -7.0)
     padded = (torch.cat([part, part[:4]]) for part in (query, key, value))
-    make_impl(cls).forward(None, *padded, kv_cache, step, output)
+    make_impl(cls).forward(None, *padded, kv_cache, PardMetadata(narrow=narrow, wide=None), output)
     expected = reference.speculative_attention(
         query, key, value,
         kv_cache[..., :HEAD_SIZE].transpose(1, 2), kv_cache[..., HEAD_SIZE:].transpose(1, 2),
-        step.block_table, step.query_start_loc, step.pard.num_cached,
+        narrow.block_table, narrow.query_start_loc, narrow.num_cached,
         scale=0.125, max_num_rows=5, num_splits=1,
     )  # fmt: skip
     torch.testing.assert_close(output[:8], expected, atol=1e-5, rtol=1e-5)
@@ -155,7 +215,7 @@ def test_refusal_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
         vars(self).update(vars(make_impl(PardTritonImpl, sinks=torch.zeros(4))))
 
     monkeypatch.setattr(PardTritonImpl.__mro__[2], "__init__", init)
-    with pytest.raises(ConfigError, match="can't run this model: it has attention sinks; leave CUSTOM out"):
+    with pytest.raises(ConfigError, match="can't run this model: it has attention sinks; choose another"):
         PardTritonImpl()
 
 

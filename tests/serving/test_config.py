@@ -11,7 +11,7 @@ import pytest
 from tiny_models import MASK_TOKEN_ID, edit_config, save_llama, save_tokenizer
 
 from vllm_pard.errors import PardError
-from vllm_pard.serving import compat
+from vllm_pard.serving import compat, hooks
 from vllm_pard.serving.speculative_config import WORKER_CLS, PardSpeculativeConfig
 
 Configure = Callable[..., Any]
@@ -247,8 +247,8 @@ def test_unsupported_vllm(configure: Configure, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_changed_upstream_hook(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
-    hook = compat.Hook(module="vllm.logger", name="init_logger", parameters=("name", "colour"))
-    monkeypatch.setattr(compat, "CONFIG_HOOKS", (hook,))
+    hook = hooks.Hook(module="vllm.logger", name="init_logger", parameters=("name", "colour"))
+    monkeypatch.setattr(hooks, "CONFIG_HOOKS", (hook,))
     with pytest.raises(PardError, match=r"vllm.logger.init_logger.*no longer takes colour; update vllm_pard"):
         configure({})
 

@@ -32,10 +32,10 @@ def make_draft(weight: Tensor, *, start: int = 0, tp_size: int = 1, bias: Tensor
 
 
 def choose(draft: Any, **options: Any) -> Any:
-    from vllm_pard.serving.draft_head import choose_head
+    from vllm_pard.serving.draft.head import choose_head
 
     defaults = {"num_tokens": VOCAB_SIZE, "token_ids": None, "use_int8": False, "group": None}
-    return choose_head(draft, num_drafts=3, max_num_reqs=4, **(defaults | options))
+    return choose_head(draft, max_num_rows=12, **(defaults | options))
 
 
 class Ranks:
@@ -97,7 +97,7 @@ def test_a_rank_needs_tokens(weight: Tensor) -> None:
 
 
 def test_int8(weight: Tensor, hidden: Tensor) -> None:
-    from vllm_pard.serving.draft_head import quantize_rows
+    from vllm_pard.serving.draft.head import quantize_rows
 
     weight[5] = 0
     rounded, scale = quantize_rows(weight)
@@ -106,7 +106,7 @@ def test_int8(weight: Tensor, hidden: Tensor) -> None:
     assert rounded.abs().amax(1).tolist() == [0 if i == 5 else 127 for i in range(VOCAB_SIZE)]
 
     head = choose(make_draft(weight), use_int8=True)
-    assert head.weight.dtype == torch.int8
+    assert head.fused.weight.dtype == torch.int8
     assert torch.equal(head.best(hidden), (hidden @ (rounded.float() * scale[:, None]).T).argmax(1))
 
 
@@ -124,30 +124,38 @@ def test_not_a_plain_matrix(part: str, weight: Tensor) -> None:
     assert choose(draft, use_int8=True) is None
 
 
-def test_logits_are_the_default_without_a_gpu(weight: Tensor) -> None:
-    assert choose(make_draft(weight)) is None
+def test_logits_are_the_default_without_a_gpu(weight: Tensor, hidden: Tensor) -> None:
+    draft = make_draft(weight)
+    draft.compute_logits = lambda hidden: -hidden @ weight.T
+    head = choose(draft)
+    head.measure([8])
+    assert torch.equal(head.best(hidden), (hidden @ weight.T).argmin(1))
 
 
-@pytest.mark.parametrize("slow", ["head", "logits"])
-def test_the_faster_one(slow: str, weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm_pard.serving import draft_head
+def test_the_faster_one_for_each_number_of_rows(weight: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm_pard.serving.draft import head as module
 
-    draft, spent = make_draft(weight), []
-    head = choose(draft, token_ids=torch.arange(VOCAB_SIZE))  # needed whatever the times are
+    head = choose(make_draft(weight))
+    on_a_gpu = SimpleNamespace(is_cuda=True, new_zeros=torch.zeros, shape=weight.shape)
+    head.fused = SimpleNamespace(weight=on_a_gpu, best=lambda hidden: "fused")
+    head._best_of_logits = lambda hidden: "logits"
+    milliseconds = {("fused", 8): 1.0, ("logits", 8): 2.0, ("fused", 64): 4.0, ("logits", 64): 3.0}
+    monkeypatch.setattr(module, "median_milliseconds", lambda call: milliseconds[call(), len(call.args[0])])
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    head.measure([64, 8, 8])
+    chosen = {num_rows: head.best(torch.empty(num_rows, HIDDEN_SIZE)) for num_rows in (3, 8, 9, 64, 100)}
+    assert chosen == {3: "fused", 8: "fused", 9: "logits", 64: "logits", 100: "logits"}
 
-    def taking(milliseconds_a_row: int) -> Any:
-        def call(hidden: Tensor) -> Tensor:
-            spent.append(len(hidden) * milliseconds_a_row)
-            return hidden @ weight.T
 
-        return call
-
-    def milliseconds(call: Any) -> float:
-        call()
-        return float(spent[-1])
-
-    monkeypatch.setattr(draft_head, "median_milliseconds", milliseconds)
-    object.__setattr__(head, "best", taking(3 if slow == "head" else 1))
-    draft.compute_logits = taking(3 if slow == "logits" else 1)
-    assert draft_head.is_faster(head, draft, 8) is (slow == "logits")
-    assert sorted(spent) == [8, 24], "both with as many rows as are drafted"
+@pytest.mark.parametrize("options", [{"use_int8": True}, {"token_ids": torch.arange(2, VOCAB_SIZE, 3)}])
+def test_reload(options: dict[str, Any], weight: Tensor, hidden: Tensor) -> None:
+    """Copies follow the model's weights, in the memory that graphs read."""
+    draft = make_draft(weight)
+    head = choose(draft, **options)
+    before, place = head.best(hidden), head.fused.weight.data_ptr()
+    draft.lm_head.weight.data.neg_()
+    assert torch.equal(head.best(hidden), before)
+    head.reload()
+    assert head.fused.weight.data_ptr() == place
+    assert torch.equal(head.best(hidden), choose(draft, **options).best(hidden))
+    assert not torch.equal(head.best(hidden), before)

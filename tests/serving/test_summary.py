@@ -6,16 +6,14 @@ from typing import Any
 
 import pytest
 from vllm.config.compilation import CUDAGraphMode
-from vllm.v1.attention.backend import AttentionCGSupport
 
 from vllm_pard.process import PARD_LOG_LINE
 from vllm_pard.serving import summary
 
-GREEDY_HEADS = {
-    "logits": None,
-    "the fused lm_head": SimpleNamespace(weight_scale=None),
-    "the fused lm_head in 8 bits": SimpleNamespace(weight_scale=1.0),
-}
+
+def head(*, is_needed: bool, in_8_bits: bool = False, is_cuda: bool = True) -> Any:
+    fused = SimpleNamespace(weight_scale=1.0 if in_8_bits else None, weight=SimpleNamespace(is_cuda=is_cuda))
+    return SimpleNamespace(fused=fused, is_needed=is_needed)
 
 
 class Layers(dict[str, Any]):
@@ -48,19 +46,24 @@ def config(mode: CUDAGraphMode, *, enforce_eager: bool = False, **spec: Any) -> 
     )
 
 
-def speculator(num_reqs: list[int] | None = None, support: AttentionCGSupport = AttentionCGSupport.ALWAYS) -> Any:
-    graphs = SimpleNamespace(graphs={SimpleShape(size, i): 0 for i, size in enumerate(num_reqs or [])})
+class Shape:
+    """A key of a dict of graphs; two K may have a graph of one size each."""
+
+    def __init__(self, num_reqs: int) -> None:
+        self.num_reqs = num_reqs
+
+
+def speculator(num_reqs: list[int] | None = None, pieces: tuple[int, ...] = (), why: str | None = None) -> Any:
+    graphs = SimpleNamespace(
+        graphs={Shape(size): 0 for size in num_reqs or []}, piecewise=[SimpleNamespace(num_tokens=n) for n in pieces]
+    )
+    attention = SimpleNamespace(why_no_graph=lambda width: why and f"{why} {width}")
     return SimpleNamespace(
         draft_attn_layer_names={"draft.0", "draft.1"},
-        graphs=graphs,
-        attn_cg_support=SimpleNamespace(min_cg_support=support),
+        forward=SimpleNamespace(graphs=graphs, attention=attention),
+        depth=8,
         head=None,
     )
-
-
-class SimpleShape:
-    def __init__(self, num_reqs: int, number: int) -> None:
-        self.num_reqs, self.number = num_reqs, number
 
 
 def of_v2(speculator: Any, **options: Any) -> summary.Summary:
@@ -69,38 +72,48 @@ def of_v2(speculator: Any, **options: Any) -> summary.Summary:
 
 
 def test_one_line_that_the_log_is_searched_for() -> None:
-    line = of_v2(speculator([1, 2, 2, 4])).line
+    line = of_v2(speculator([1, 2, 2, 4], (16, 32))).line
     assert re.fullmatch(PARD_LOG_LINE, line)
     assert line.startswith(
         "PARD: draft amd/draft, K=8 draft tokens in one forward, mask token 7, target-independent; vLLM "
     )
     assert line.endswith(
         "; attention of the target FLASHINFER and FLASH_ATTN, of the draft CUSTOM; "
-        "draft graphs: 4, for 1, 2, 4 requests; draft tokens from logits"
+        "draft graphs: 4 of whole steps, for 1, 2, 4 requests and 2 in pieces, for 16, 32 rows; "
+        "draft tokens from logits"
     )
 
 
 def test_many_sizes_are_cut_short() -> None:
-    assert of_v2(speculator(list(range(1, 58)))).graphs == "57, for 1, 2, 3, ..., 57 requests"
+    assert of_v2(speculator(list(range(1, 58)))).graphs == "57 of whole steps, for 1, 2, 3, ..., 57 requests"
 
 
 @pytest.mark.parametrize(
-    ("options", "support", "reason"),
+    ("options", "why", "reason"),
     [
-        ({"enforce_eager": True}, AttentionCGSupport.ALWAYS, "enforce_eager is set"),
-        ({"mode": CUDAGraphMode.PIECEWISE}, AttentionCGSupport.ALWAYS, "cudagraph_mode is PIECEWISE"),
-        ({}, AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE, "the draft's attention can't be captured"),
-        ({}, AttentionCGSupport.ALWAYS, "no size in cudagraph_capture_sizes has room for a step of the draft"),
+        ({"enforce_eager": True}, "rows:", "enforce_eager is set"),
+        ({"mode": CUDAGraphMode.PIECEWISE}, "rows:", "cudagraph_mode is PIECEWISE"),
+        ({}, "rows:", "rows: 16"),
+        ({}, None, "no size in cudagraph_capture_sizes has room for a step of the draft"),
     ],
 )
-def test_why_there_are_no_graphs(options: dict[str, Any], support: AttentionCGSupport, reason: str) -> None:
-    assert of_v2(speculator(support=support), **options).graphs == f"none, {reason}"
+def test_why_there_are_no_graphs(options: dict[str, Any], why: str | None, reason: str) -> None:
+    assert of_v2(speculator(why=why), **options).graphs == f"none, {reason}"
 
 
-@pytest.mark.parametrize("words", GREEDY_HEADS)
-def test_head(words: str) -> None:
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (None, "logits"),
+        (head(is_needed=True), "the fused lm_head"),
+        (head(is_needed=True, in_8_bits=True), "the fused lm_head in 8 bits"),
+        (head(is_needed=False), "logits or the fused lm_head, as measured"),
+        (head(is_needed=False, is_cuda=False), "logits"),
+    ],
+)
+def test_head(chosen: Any, words: str) -> None:
     drafting = speculator()
-    drafting.head = GREEDY_HEADS[words]
+    drafting.head = chosen
     assert of_v2(drafting).head == words
     assert of_v2(drafting, draft_vocab="ids.json").head == f"{words} trimmed by ids.json"
 
@@ -111,7 +124,7 @@ def test_v1() -> None:
         _draft_attn_layer_names={"draft.0"}, cudagraph_dispatcher=SimpleNamespace(cudagraph_keys=shapes)
     )
     found = summary.of_engine(config(CUDAGraphMode.PIECEWISE, runner="v1"), SimpleNamespace(drafter=drafter))
-    assert (found.runner, found.graphs, found.head) == ("v1", "2, for 1, 8 rows", "logits")
+    assert (found.runner, found.graphs, found.head) == ("v1", "2 in pieces, for 1, 8 rows", "logits")
     shapes.clear()
     found = summary.of_engine(config(CUDAGraphMode.NONE, runner="v1"), SimpleNamespace(drafter=drafter))
     assert found.graphs == "none, cudagraph_mode is NONE"

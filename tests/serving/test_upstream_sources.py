@@ -13,7 +13,7 @@ from vllm_releases import NEWEST, Notice, Unavailable, cached_sources
 
 from vllm_pard.cli.serve import SERVE, SERVE_ON_CPU
 from vllm_pard.serving import compat
-from vllm_pard.serving.compat import HOOKS, Hook
+from vllm_pard.serving.hooks import HOOKS, Hook
 from vllm_pard.serving.patches import PATCHES
 
 ROOT = Path(__file__).parents[2]

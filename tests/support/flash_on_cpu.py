@@ -67,11 +67,11 @@ def use_flash_attention() -> None:
     """For every model, unless it asks for another, and below `CUSTOM`. Imports vLLM."""
     from vllm.v1.attention.backends import flash_attn
 
-    from vllm_pard.serving import attention_backends
+    from vllm_pard.serving.attention import backends
 
     use_attention("FLASH_ATTN")
     flash_attn.get_flash_attn_version = lambda **_: VERSION
     flash_attn.flash_attn_varlen_func = flash_attn_varlen_func
     flash_attn.reshape_and_cache_flash = reshape_and_cache_flash
     flash_attn.get_scheduler_metadata = lambda batch_size, **_: torch.zeros(1 + -(-batch_size // 4) * 4).int()
-    attention_backends.best_backend = lambda: attention_backends.PardFlashBackend
+    backends.best_backend = lambda: backends.PardFlashBackend

@@ -108,4 +108,4 @@ def capture_draft_graphs(speculator: Any, batch_sizes: list[int]) -> dict[Any, R
     with recorded_graphs():
         speculator.init_cudagraph_manager(CUDAGraphMode.FULL_DECODE_ONLY)
         speculator.capture()
-    return dict(speculator.graphs.graphs)
+    return dict(speculator.forward.graphs.graphs)

@@ -59,11 +59,12 @@ def speculator(llm: LLM) -> Any:
 
 @contextmanager
 def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
-    """What each step of the V2 speculator was: requests, prefills, unfinished prefill chunks, K, forwards."""
+    """What each step of the V2 speculator was: requests, prefills, unfinished prefill chunks, K, forwards, replays."""
     drafting, steps = speculator(llm), []
-    draft_or_skip, forward, sample = drafting._draft_or_skip, drafting._forward, drafting._sample
+    run, replay, sample = drafting.forward.run, drafting.forward.replay, drafting._sample
+    draft = drafting._draft
 
-    def recording(step: Any, num_drafts: int) -> None:
+    def recording(step: Any) -> None:
         batch = step.batch
         reached = batch.num_computed_prefill_tokens_np + batch.num_scheduled_tokens
         steps.append(
@@ -71,30 +72,37 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
                 "requests": batch.num_reqs,
                 "prefills": int(batch.is_prefilling_np.sum()),
                 "chunks": int((reached < batch.prefill_len_np).sum()),
-                "num_drafts": num_drafts,
-                "queries": int(batch.num_scheduled_tokens.sum()),
-                "widest_query": int(batch.num_scheduled_tokens.max()),
+                "num_drafts": step.num_drafts,
+                "queries": batch.num_scheduled_tokens.tolist(),
                 "rejected": int(step.num_rejected.sum()),
                 "rows": [],
+                "replays": [],
+                "sampled": 0,
             }
         )
-        draft_or_skip(step, num_drafts)
+        draft(step)
 
-    def counting(step: Any, spans: Any, num_drafts: int) -> torch.Tensor:
-        hidden_states = forward(step, spans, num_drafts)
-        if not step.is_dummy:
-            steps[-1]["rows"].append(int(spans.sum()))
-            steps[-1]["widest"] = int(spans.max())
-            steps[-1]["cached_rows"] = int((drafting.slot_mapping[: int(spans.sum())] >= 0).sum())
+    def counting(step: Any, spans: Any, first: int) -> torch.Tensor:
+        hidden_states = run(step, spans, first)
+        if steps:
+            num_rows = int(spans.sum())
+            steps[-1]["rows"].append(spans.tolist())
+            steps[-1]["cached_rows"] = int((drafting.rows.slot_mapping[:num_rows] >= 0).sum())
         return hidden_states
 
-    def counting_samples(hidden_states: torch.Tensor, num_reqs: int, num_drafts: int, only: Any = None) -> None:
-        steps[-1]["sampled"] = num_reqs if only is None else len(only)
-        sample(hidden_states, num_reqs, num_drafts, only)
+    def counting_replays(step: Any, shape: Any) -> None:
+        replay(step, shape)
+        if steps:
+            steps[-1]["replays"].append(shape.num_reqs)
 
-    drafting._draft_or_skip, drafting._forward, drafting._sample = recording, counting, counting_samples
+    def counting_samples(hidden_states: torch.Tensor, first: int, num_drafts: int, will_sample: Any) -> None:
+        steps[-1]["sampled"] += int(will_sample.sum())
+        sample(hidden_states, first, num_drafts, will_sample)
+
+    drafting._draft, drafting._sample = recording, counting_samples
+    drafting.forward.run, drafting.forward.replay = counting, counting_replays
     yield steps
-    del drafting._draft_or_skip, drafting._forward, drafting._sample
+    del drafting._draft, drafting._sample, drafting.forward.run, drafting.forward.replay
 
 
 def compare(
@@ -158,10 +166,10 @@ def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = Fals
     requests, params = prompts((2, 9, 33)), greedy(14)
     plain = generate(make_llm(target, None), requests, params)
     if use_int8:
-        from vllm_pard.serving import draft_forward
+        from vllm_pard.serving.draft import loading
 
-        choose = draft_forward.choose_head
-        draft_forward.choose_head = lambda *args, **kwargs: choose(*args, **(kwargs | {"use_int8": True}))
+        choose = loading.choose_head
+        loading.choose_head = lambda *args, **kwargs: choose(*args, **(kwargs | {"use_int8": True}))
     llm = make_llm(target, draft, spec=spec)
     runner = model_runner(llm)
     drafting = getattr(runner, "speculator", None) or runner.drafter
@@ -175,5 +183,5 @@ def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = Fals
     drafting.propose = recording
     pard = generate(llm, requests, params)
     if use_int8:
-        assert drafting.head.weight.dtype == torch.int8
+        assert drafting.head.fused.weight.dtype == torch.int8
     return {"plain": plain, "pard": pard, "drafted": sorted(drafted), "counts": spec_counts(llm)}

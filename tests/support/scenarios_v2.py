@@ -56,18 +56,18 @@ def own_attention(target: str, draft: str, num_drafts: int, num_splits: int, in_
 @contextmanager
 def recorded_attention(num_splits: int) -> Iterator[list[int]]:
     """The rows of each call of our kernel, which is made to split the prefix."""
-    from vllm_pard.serving import attention
+    from vllm_pard.serving.attention import layer, metadata
 
-    kernel, choose, calls = attention.speculative_attention, attention.choose_num_splits, []
+    kernel, choose, calls = layer.speculative_attention, metadata.choose_num_splits, []
 
     def recording(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append(len(query))
         assert kwargs["num_splits"] == num_splits
         return kernel(query, *args, **kwargs)
 
-    attention.speculative_attention, attention.choose_num_splits = recording, lambda **_: num_splits
+    layer.speculative_attention, metadata.choose_num_splits = recording, lambda **_: num_splits
     yield calls
-    attention.speculative_attention, attention.choose_num_splits = kernel, choose
+    layer.speculative_attention, metadata.choose_num_splits = kernel, choose
 
 
 def graphs(target: str, draft: str, num_drafts: int, spec: dict[str, Any], temperature: float) -> Any:
@@ -198,13 +198,13 @@ def draft_kv(target: str, draft: str, disable_counter: bool, spec: dict[str, Any
     llm = make_llm(target, draft, spec=spec, enable_prefix_caching=False)
     drafting = speculator(llm)
     if disable_counter:
-        prepare = drafting._prepare
+        lay_out = drafting.rows.lay_out
 
-        def without_counter(*args: Any) -> None:
-            drafting.num_draft_kv.fill_(torch.iinfo(torch.int32).max)
-            prepare(*args)
+        def without_counter(*args: Any, **kwargs: Any) -> None:
+            drafting.draft_kv.num_tokens.fill_(torch.iinfo(torch.int32).max)
+            lay_out(*args, **kwargs)
 
-        drafting._prepare = without_counter
+        drafting.rows.lay_out = without_counter
     with recorded_steps(llm) as steps:
         blocks, text = _first_request_blocks(llm, requests, params)
     fresh = make_llm(target, draft, enable_prefix_caching=False)
@@ -219,7 +219,7 @@ def _first_request_blocks(llm: LLM, requests: list[Any], params: list[SamplingPa
     engine, drafting = llm.llm_engine, speculator(llm)
     for i, request in enumerate(requests):
         engine.add_request(str(i), request, params[i])
-    tables, group = drafting.block_tables, drafting.kv_cache_group
+    tables, group = drafting.block_tables, drafting.forward.attention.kv_groups[0]
     context = drafting.vllm_config.compilation_config.static_forward_context
     layers = [context[name].kv_cache for name in sorted(drafting.draft_attn_layer_names)]
     state, blocks, text = drafting.request_state, [], []

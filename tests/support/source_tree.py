@@ -12,7 +12,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Wanted(Protocol):
-    """What is looked for; `vllm_pard.serving.compat.Hook` is one."""
+    """What is looked for; `vllm_pard.serving.hooks.Hook` is one."""
 
     @property
     def module(self) -> str: ...

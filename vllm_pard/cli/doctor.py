@@ -88,14 +88,14 @@ def check_engine() -> Iterator[Finding]:
     cuda = torch.cuda.is_available()
     yield Finding("device", "ok", torch.cuda.get_device_name() if cuda else f"CPU, {os.cpu_count()} cores")
     try:
-        from vllm_pard.serving import compat
+        from vllm_pard.serving import compat, hooks
         from vllm_pard.serving.speculative_config import planned_runner
 
         reason = compat.unsupported_reason()
-        compat.check_hooks(compat.CONFIG_HOOKS)
+        compat.check_hooks(hooks.CONFIG_HOOKS)
         runner = planned_runner()
         if runner == "v2":
-            compat.check_hooks(compat.V2_HOOKS)
+            compat.check_hooks(hooks.V2_HOOKS)
     except Exception as error:
         text = str(error) if isinstance(error, PardError) else f"{first_line(error)}{torchvision_hint()}"
         yield Finding("vllm support", "problem", text)

@@ -14,8 +14,8 @@ from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
 from vllm_pard.draft_vocab_file import read_draft_vocab
-from vllm_pard.serving import compat
-from vllm_pard.serving.draft_length import extend_draft
+from vllm_pard.serving import compat, hooks
+from vllm_pard.serving.draft.positions import extend_draft
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -45,9 +45,14 @@ class PardSpeculativeConfig(SpeculativeConfig):
         """Accept any sizes: `build` has compared the tokenizers, and drafting keeps to the common ids."""
 
     @property
+    def draft_depth(self) -> int:
+        """How far the draft looks ahead: a chain has one token at each depth, a tree may have several."""
+        return int(self.num_speculative_tokens)
+
+    @property
     def max_num_new_slots_for_drafting(self) -> int:
         """Rows that a draft forward adds to a request's scheduled tokens: the bonus token and K - 1 masks."""
-        return int(self.num_speculative_tokens)
+        return self.draft_depth
 
     def __repr__(self) -> str:
         return (
@@ -65,7 +70,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     """
     if reason := compat.unsupported_reason():
         raise ConfigError(reason)
-    compat.check_hooks(compat.CONFIG_HOOKS)
+    compat.check_hooks(hooks.CONFIG_HOOKS)
     wanted = PardConfig.from_mapping(_with_spec_flags(engine_args))
     _check_parallelism(target_parallel_config)
     runner = planned_runner()

@@ -1,6 +1,6 @@
-"""PARD on model runner V2: one draft forward a step.
+"""PARD on model runner V2: one draft forward a step. `propose` is the step, in order.
 
-B requests · R request slots · K draft tokens · D draft rows · H hidden size
+B requests · R request slots · K draft tokens · D draft rows · H hidden size · V target vocabulary
 """
 
 from typing import Any
@@ -8,53 +8,99 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.config.compilation import CUDAGraphMode
 from vllm.distributed.parallel_state import get_tp_group
 from vllm.utils.torch_utils import async_tensor_h2d
-from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
+from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 from vllm.v1.worker.gpu.states import RequestState
 
 from vllm_pard.config import ConfigError
-from vllm_pard.drafting.backlog import DraftBacklog
-from vllm_pard.serving.draft_forward import DraftForward, DraftStep
-from vllm_pard.serving.draft_graphs import DraftGraphs, graph_mode
-from vllm_pard.serving.draft_group import tensor_parallel_group
+from vllm_pard.serving.draft.attention import DraftAttention
+from vllm_pard.serving.draft.forward import DraftForward
+from vllm_pard.serving.draft.graphs import DraftGraphs, graph_mode
+from vllm_pard.serving.draft.group import group_of_one, tensor_parallel_group
+from vllm_pard.serving.draft.head import GreedyHead
+from vllm_pard.serving.draft.kv import DraftKV, StepRequests
+from vllm_pard.serving.draft.loading import load_draft
+from vllm_pard.serving.draft.model import DraftModel, draft_vllm_config
+from vllm_pard.serving.draft.rows import NO_REQUEST, DraftRows, DraftStep
+from vllm_pard.serving.draft.vocabulary import NEVER
+
+IntArray = NDArray[np.int32]
 
 
-class PardSpeculator(DraftForward):
-    """Drafts K tokens a request in one forward over pending tokens and K - 1 mask tokens (PARD, arXiv 2504.18583).
+class PardSpeculator(DraftModelSpeculator):
+    """Drafts K tokens a request in one forward over missing tokens and K - 1 mask tokens (PARD, arXiv 2504.18583).
 
-    Steps between prefills replay a CUDA graph of forward and sampling. The draft's K/V lives in the target's blocks,
-    so prefix caching and preemption work as for any draft model; `num_draft_kv` counts on the device how much of it is
-    valid.
+    Decodes replay a CUDA graph of forward and sampling. The draft's K/V lives in the target's blocks, so prefix caching
+    and preemption work as for any draft model.
     """
 
     draft_tokens: Tensor  # [R, K] int64
+    draft_logits: Tensor | None  # [R, K, V], only for probabilistic drafts
 
     def __init__(self, vllm_config: Any, device: torch.device, request_state: RequestState) -> None:
-        super().__init__(vllm_config, device, request_state)
+        super().__init__(vllm_config, device)
         if self.draft_watermarker is not None:
             raise ConfigError("PARD does not support watermarked drafts: leave the watermark config out")
+        self.depth = int(self.speculative_config.draft_depth)
         self.num_query_per_req = 1 + self.num_speculative_steps
-        self.num_extra_query_per_req = self.num_speculative_steps
-        self.backlog = DraftBacklog(self.max_num_reqs)
-        self.graphs: DraftGraphs | None = None
+        self.num_extra_query_per_req = self.depth
+        self.request_state = request_state
+        is_whole_on_each_rank = self.speculative_config.draft_parallel_config.tensor_parallel_size == 1
+        has_ranks = vllm_config.parallel_config.tensor_parallel_size > 1
+        self.draft_group = group_of_one() if is_whole_on_each_rank and has_ranks else None
+        target_vocab_size = int(vllm_config.model_config.get_vocab_size())
+        if self.draft_logits is not None and self.draft_logits.shape[-1] != target_vocab_size:
+            shape = (*self.draft_logits.shape[:-1], target_vocab_size)
+            self.draft_logits = torch.full(shape, NEVER, dtype=self.draft_logits.dtype, device=device)
+        self.draft_kv = DraftKV(self.max_num_reqs, device)
+        self.rows = DraftRows(self, self.draft_kv.num_tokens)
+        self.forward = DraftForward(self.rows, self.depth, self.max_model_len)
+        self.head: GreedyHead | None = None  # None: the model's logits choose the tokens
+
+    def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
+        """Load the draft through vLLM, answering in the target's vocabulary."""
+        with tensor_parallel_group(self.draft_group):
+            module, self.head = load_draft(self)
+        self.forward.model = DraftModel(module=module, vllm_config=self.vllm_config)
+        return module
+
+    @property
+    def attn_vllm_config(self) -> Any:
+        """The config that the draft's metadata builders read: with the dtype of its own K/V cache."""
+        return draft_vllm_config(self.vllm_config, None) if self.speculative_config.kv_cache_dtype else self.vllm_config
+
+    def set_attn(self, *args: Any, **kwargs: Any) -> None:
+        """Take the K/V cache's layout."""
+        super().set_attn(*args, **kwargs)
+        self.forward.attention = DraftAttention(self)
+        self.rows.use_cache(self.block_tables, self.forward.attention.kv_groups[0])
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
-        """Plan a graph for each batch size and K, where the draft's attention can be captured."""
-        enforce_eager = bool(self.speculative_config.enforce_eager)
-        mode = graph_mode(cudagraph_mode, self.attn_cg_support, enforce_eager=enforce_eager)
-        self.graphs = DraftGraphs(self.vllm_config, self.device, mode)
+        """Plan graphs of the draft, where its attention can be captured."""
+        forward = self.forward
+        assert forward.attention is not None
+        mode = graph_mode(
+            cudagraph_mode,
+            why_no_decodes=forward.attention.why_no_graph(2 * self.depth),
+            is_compiled=forward.model.is_compiled,
+            enforce_eager=bool(self.speculative_config.enforce_eager),
+        )
+        forward.graphs = DraftGraphs(self.vllm_config, self.device, mode, self.depth)
 
     def capture(self) -> None:
         """Capture the planned graphs, on rows that touch no request."""
-        if self.graphs is None or not self.graphs.needs_capture():
+        graphs, attention = self.forward.graphs, self.forward.attention
+        if graphs is None or attention is None or not graphs.needs_capture():
             return
-        self.sample_rows.zero_()
-        self.idx_mapping.fill_(-1)
         with tensor_parallel_group(self.draft_group):
-            self.graphs.capture(
+            attention.try_refresh(2 * self.depth)
+            if self.head is not None:
+                self.head.measure(graphs.numbers_of_drafts)
+            self.rows.clear()
+            graphs.capture(
                 self._graph_step,
                 self.input_buffers,
                 self.block_tables,
@@ -62,7 +108,7 @@ class PardSpeculator(DraftForward):
                 self.kv_cache_config,
                 self.max_model_len,
                 causal=True,
-                prepare_forward=self._refresh_metadata,
+                prepare_forward=self._refresh,
                 progress_bar_desc="Capturing CUDA graphs of the PARD draft",
             )
 
@@ -88,86 +134,77 @@ class PardSpeculator(DraftForward):
         num_speculative_tokens: int | None = None,
     ) -> Tensor:
         """Draft for every request of the step. Returns [B, K] int64; columns past the step's own K are stale."""
-        num_drafts = self.num_speculative_steps if num_speculative_tokens is None else num_speculative_tokens
-        batch = input_batch
-        self._place_requests(batch, temperature, seeds, is_dummy=dummy_run)
+        slots = input_batch.idx_mapping
         step = DraftStep(
-            batch=batch,
+            batch=input_batch,
+            slots=torch.full_like(slots, NO_REQUEST) if dummy_run else slots,
             num_sampled=num_sampled,
             num_rejected=num_rejected,
             last_sampled=last_sampled,
-            is_dummy=dummy_run,
+            num_drafts=self.depth if num_speculative_tokens is None else num_speculative_tokens,
             has_attention=not (dummy_run and skip_attn_for_dummy_run),
         )
-        with tensor_parallel_group(self.draft_group):
-            self._draft_dummy(step, num_drafts) if dummy_run else self._draft_or_skip(step, num_drafts)
-        if self.draft_group is not None:
-            # Ranks that differed in a single draft token would verify different texts; one small message rules it out.
-            get_tp_group().broadcast(self.draft_tokens)
-        return self.draft_tokens[: batch.num_reqs]
-
-    def _place_requests(self, batch: Any, temperature: Tensor, seeds: Tensor, *, is_dummy: bool) -> None:
-        """Put where graphs read it what a step's requests are; -1 is no request."""
         if self.draft_logits is not None or self.acceptance_estimator is not None:
-            self._copy_request_inputs(batch.num_reqs, batch.idx_mapping, temperature, seeds, dummy_run=is_dummy)
-            return
-        self.idx_mapping.fill_(-1)  # greedy drafts ask for nothing else
-        if not is_dummy:
-            self.idx_mapping[: batch.num_reqs].copy_(batch.idx_mapping)
+            self.temperature.copy_(temperature)  # into the tensors that graphs read
+            self.seeds.copy_(seeds)
+        with tensor_parallel_group(self.draft_group):
+            if dummy_run:
+                self._draft_dummy(step)
+            else:
+                self._draft(step)
+        self._agree()
+        return self.draft_tokens[: input_batch.num_reqs]
 
-    def _draft_dummy(self, step: DraftStep, num_drafts: int) -> None:
-        """Run a draft step of full size that touches no request: profiling, warm-up, idle data-parallel ranks."""
-        spans = np.minimum(step.batch.num_scheduled_tokens + num_drafts, self.max_model_len).astype(np.int32)
-        self._sample(self._forward(step, spans, num_drafts), step.batch.num_reqs, num_drafts)
+    def _draft(self, step: DraftStep) -> None:
+        """Read what the draft lacks and draft; with K = 0 the prompts are read and decodes wait.
 
-    def _draft_or_skip(self, step: DraftStep, num_drafts: int) -> None:
-        """Draft K tokens a request; a step that wants none is only noted, and the next one that drafts catches up.
-
-        Where no request samples, the draft reads the prompts whatever K: the prefix cache may hand their blocks on.
+        The prefix cache may hand a prompt's blocks on, so they are read in the step that computes them.
         """
-        batch = step.batch
-        slots, query_lens, num_computed = batch.idx_mapping_np, batch.num_scheduled_tokens, batch.num_computed_tokens_np
-        num_drafted = 0 if batch.num_draft_tokens_per_req is None else batch.num_draft_tokens_per_req
-        will_sample = num_computed + query_lens - num_drafted >= batch.prefill_len_np
-        is_new = self.backlog.enter(slots, batch.req_ids, num_computed, query_lens, batch.is_prefilling_np, will_sample)
-        if is_new.any():
-            # Blocks that the prefix cache hands over hold the draft's K/V as well as the target's.
-            cached = async_tensor_h2d(num_computed[is_new], self.device, torch.int32)
-            self.num_draft_kv[async_tensor_h2d(slots[is_new], self.device, torch.int64)] = cached
-        if num_drafts == 0 and will_sample.any():
-            self.backlog.skip(slots, query_lens)
-            return
-        *catch_up, spans = self.backlog.plan(
-            slots, query_lens, will_sample, num_drafts, self.max_num_tokens, self.max_model_len
+        requests = StepRequests.of(step.batch)
+        self.draft_kv.enter(requests)
+        first = 0
+        if step.num_drafts == 0:
+            first = int(requests.is_prefill.argmax()) if requests.is_prefill.any() else step.batch.num_reqs
+            self.draft_kv.skip(requests, slice(0, first))
+            if first == step.batch.num_reqs:
+                return
+        *catch_up, spans = self.draft_kv.plan(
+            requests,
+            slice(first, None),
+            num_drafts=step.num_drafts,
+            max_num_rows=self.max_num_tokens,
+            max_model_len=self.max_model_len,
         )
         for part in catch_up:
-            self._forward(step, part, num_drafts)
-        shape = self.graphs.find(batch.num_reqs, num_drafts, int(spans.max())) if self.graphs is not None else None
-        if shape is not None:
-            self._replay(step, shape, num_drafts)
+            self.forward.run(step, part, first)
+        num_replayed = self._replay(step, spans)
+        first, spans = first + num_replayed, spans[num_replayed:]
+        if len(spans) == 0:
             return
-        hidden_states = self._forward(step, spans, num_drafts)
-        if num_drafts == 0:
-            return
-        # The estimator knows a request by its place in the batch.
-        if will_sample.all() or self.acceptance_estimator is not None:
-            self._sample(hidden_states, batch.num_reqs, num_drafts)
-        elif will_sample.any():
-            self._sample(hidden_states, batch.num_reqs, num_drafts, np.flatnonzero(will_sample))
+        hidden_states = self.forward.run(step, spans, first)
+        if step.num_drafts > 0:
+            self._sample(hidden_states, first, step.num_drafts, requests.will_sample[first:])
 
-    def _replay(self, step: DraftStep, shape: BatchExecutionDescriptor, num_drafts: int) -> None:
-        """Fill the rows of a graph and launch it."""
-        query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * shape.uniform_token_count
-        self._prepare(step, query_start_loc, num_drafts)
-        if not self.supports_decode_metadata_update:
-            self._metadata(step, query_start_loc, shape)  # in buffers that the graph reads
-        assert self.graphs is not None
-        self.graphs.run_fullgraph(shape)
+    def _draft_dummy(self, step: DraftStep) -> None:
+        """Run a draft step of full size that touches no request: profiling, warm-up, idle data-parallel ranks."""
+        num_reqs = step.batch.num_reqs
+        # vLLM leaves room for K rows a request only where it does not price steps, and then asks for more than fit.
+        longest = min(self.max_model_len, max(self.max_num_tokens // num_reqs, 1))
+        spans = np.minimum(step.batch.num_scheduled_tokens + step.num_drafts, longest).astype(np.int32)
+        num_replayed = self._replay(step, spans) if step.has_attention else 0
+        if num_replayed < num_reqs:
+            hidden_states = self.forward.run(step, spans[num_replayed:], num_replayed)
+            self._sample(hidden_states, num_replayed, step.num_drafts, np.full(num_reqs - num_replayed, True))
 
-    def _refresh_metadata(self, num_reqs: int, attn_metadata: dict[str, Any] | None) -> None:
-        """Captured ahead of the forward, if the attention's metadata can be kept up to date on the device."""
-        if attn_metadata is not None and self.supports_decode_metadata_update:
-            self._update_draft_decode_metadata(attn_metadata, num_reqs)
+    def _replay(self, step: DraftStep, spans: IntArray) -> int:
+        """Draft for the first requests of the step from a graph, if there is one. Returns for how many."""
+        # The estimator knows a request by its place in the batch, so a batch is drafted for at once.
+        may_split = self.acceptance_estimator is None
+        shape = self.forward.find_graph(spans, step.num_drafts, may_split=may_split)
+        if shape is None:
+            return 0
+        self.forward.replay(step, shape)
+        return self.forward.num_decodes(spans, step.num_drafts)
 
     def _graph_step(
         self,
@@ -176,23 +213,33 @@ class PardSpeculator(DraftForward):
         attn_metadata: dict[str, Any] | None,
         slot_mappings: dict[str, Tensor] | None,
         num_tokens_across_dp: Tensor | None,
-        cudagraph_runtime_mode: CUDAGraphMode,
+        mode: CUDAGraphMode,
     ) -> None:
-        """What a graph holds: 2K rows of each request through the draft, K draft tokens out."""
-        self._sample(self._run_rows(num_rows, attn_metadata, slot_mappings), num_reqs, num_rows // (2 * num_reqs))
+        """What a graph holds: 2K rows of each request through the draft, K draft tokens out; or the model's pieces."""
+        hidden_states = self.forward.run_rows(num_rows, attn_metadata, slot_mappings, mode)
+        if attn_metadata is not None:
+            self._sample(hidden_states, 0, num_rows // (2 * num_reqs), np.full(num_reqs, True))
 
-    def _sample(
-        self, hidden_states: Tensor, num_reqs: int, num_drafts: int, only: NDArray[np.signedinteger[Any]] | None = None
-    ) -> None:
-        """Sample K tokens a request from rows `sample_rows`, for all requests of the batch or `only` some of them.
+    def _refresh(self, num_reqs: int, attn_metadata: dict[str, Any] | None) -> None:
+        """Captured ahead of the forward, if the attention's metadata can be kept up to date on the device."""
+        assert self.forward.attention is not None
+        if attn_metadata is not None and self.forward.attention.refreshes:
+            self.forward.attention.refresh(attn_metadata)
+
+    def _sample(self, hidden_states: Tensor, first: int, num_drafts: int, will_sample: NDArray[np.bool_]) -> None:
+        """Sample K tokens for each request from `first` on that will sample, whose rows have just been run.
 
         A draw is keyed by the position before its token.
         """
-        rows, slots = self.sample_rows[: num_reqs * num_drafts].view(num_reqs, num_drafts), self.idx_mapping[:num_reqs]
-        requests: Tensor | slice = slice(0, num_reqs)
-        if only is not None:
-            requests = async_tensor_h2d(only, self.device, torch.int64)
-            rows, slots = rows[requests], slots[requests]
+        num_reqs = len(will_sample)
+        rows, slots = self.rows.sample_rows(num_reqs, num_drafts), self.rows.request_slots[:num_reqs]
+        requests: Tensor | slice = slice(first, first + num_reqs)
+        # The estimator wants every request of a batch.
+        if not will_sample.all() and self.acceptance_estimator is None:
+            if not will_sample.any():
+                return
+            some = async_tensor_h2d(np.flatnonzero(will_sample), self.device, torch.int64)
+            rows, slots, requests = rows[some], slots[some], some + first
         flat = rows.flatten()  # [B * K]
         if self.head is not None:
             tokens = self.head.best(hidden_states[flat])
@@ -207,3 +254,11 @@ class PardSpeculator(DraftForward):
                 self.draft_logits,
             )
         self.draft_tokens[requests, :num_drafts] = tokens.view(-1, num_drafts)
+
+    def _agree(self) -> None:
+        """Ranks that differed in a draft token would verify different texts, or, in a confidence, different lengths."""
+        if self.draft_group is None:
+            return
+        get_tp_group().broadcast(self.draft_tokens)
+        if self.acceptance_estimator is not None:
+            get_tp_group().broadcast(self.draft_token_confidence_probs)

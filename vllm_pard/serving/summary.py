@@ -93,29 +93,25 @@ class _Drafting:
     """What is read off the object that drafts, which others may build otherwise one day."""
 
     layer_names: set[str]  # of attention
-    graph_sizes: list[int]  # of each graph, in `unit`
-    unit: str
+    whole_steps: list[int]  # requests that each graph of a whole step is for
+    pieces: list[int]  # rows that each piecewise graph is for
     why_no_graphs: str  # where there are none, though nobody has switched them off
     head: str
 
 
 def _of_speculator(speculator: Any, mode: Any) -> _Drafting:
     from vllm.config.compilation import CUDAGraphMode
-    from vllm.v1.attention.backend import AttentionCGSupport
 
-    why = "no size in cudagraph_capture_sizes has room for a step of the draft"
-    if speculator.attn_cg_support.min_cg_support.value < AttentionCGSupport.UNIFORM_BATCH.value:
-        why = "the draft's attention can't be captured"
+    forward = speculator.forward
+    why = forward.attention.why_no_graph(2 * speculator.depth)
     if mode.decode_mode() != CUDAGraphMode.FULL:
         why = f"cudagraph_mode is {mode.name}"
-    head = speculator.head
-    fused = "the fused lm_head" if head is None or head.weight_scale is None else "the fused lm_head in 8 bits"
     return _Drafting(
         layer_names=speculator.draft_attn_layer_names,
-        graph_sizes=[shape.num_reqs for shape in speculator.graphs.graphs] if speculator.graphs is not None else [],
-        unit="requests",
-        why_no_graphs=why,
-        head="logits" if head is None else fused,
+        whole_steps=[shape.num_reqs for shape in forward.graphs.graphs] if forward.graphs is not None else [],
+        pieces=[shape.num_tokens for shape in forward.graphs.piecewise] if forward.graphs is not None else [],
+        why_no_graphs=why or "no size in cudagraph_capture_sizes has room for a step of the draft",
+        head=_head(speculator.head),
     )
 
 
@@ -123,11 +119,19 @@ def _of_proposer(proposer: Any, mode: Any) -> _Drafting:
     shapes = chain.from_iterable(proposer.cudagraph_dispatcher.cudagraph_keys.values())
     return _Drafting(
         layer_names=proposer._draft_attn_layer_names,
-        graph_sizes=[shape.num_tokens for shape in shapes],
-        unit="rows",
+        whole_steps=[],
+        pieces=[shape.num_tokens for shape in shapes],
         why_no_graphs=f"cudagraph_mode is {mode.name}",
         head="logits",
     )
+
+
+def _head(head: Any) -> str:
+    if head is None:
+        return "logits"
+    if head.is_needed:
+        return "the fused lm_head" if head.fused.weight_scale is None else "the fused lm_head in 8 bits"
+    return "logits or the fused lm_head, as measured" if head.fused.weight.is_cuda else "logits"
 
 
 def _attention(vllm_config: Any, is_wanted: Callable[[str], bool]) -> str:
@@ -141,8 +145,13 @@ def _attention(vllm_config: Any, is_wanted: Callable[[str], bool]) -> str:
 
 def _graphs(drafting: _Drafting, *, is_eager: bool) -> str:
     """How many, of which sizes; or why there are none."""
-    sizes = sorted(set(drafting.graph_sizes))
-    if not sizes:
-        return f"none, {'enforce_eager is set' if is_eager else drafting.why_no_graphs}"
-    shown = sizes if len(sizes) <= MAX_SIZES_SHOWN else [*sizes[:3], "...", sizes[-1]]
-    return f"{len(drafting.graph_sizes)}, for {', '.join(map(str, shown))} {drafting.unit}"
+    kinds = ((drafting.whole_steps, "of whole steps", "requests"), (drafting.pieces, "in pieces", "rows"))
+    found = [f"{len(sizes)} {kind}, for {_short(sizes)} {unit}" for sizes, kind, unit in kinds if sizes]
+    if found:
+        return " and ".join(found)
+    return f"none, {'enforce_eager is set' if is_eager else drafting.why_no_graphs}"
+
+
+def _short(sizes: list[int]) -> str:
+    shown = [str(size) for size in sorted(set(sizes))]
+    return ", ".join(shown if len(shown) <= MAX_SIZES_SHOWN else [*shown[:3], "...", shown[-1]])

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from vllm.v1.spec_decode.draft_model import DraftModelProposer
 
-from vllm_pard.serving.vocabulary import draft_token_ids, use_target_vocabulary
+from vllm_pard.serving.draft.vocabulary import draft_token_ids, use_target_vocabulary
 
 
 class PardProposer(DraftModelProposer):

@@ -8,12 +8,11 @@ from vllm.platforms import current_platform
 
 from vllm_pard.config import ConfigError
 from vllm_pard.metrics import AcceptanceStats
-from vllm_pard.serving import compat
+from vllm_pard.serving import compat, hooks
 from vllm_pard.serving.patches import apply_patches, scopes_of_worker
 from vllm_pard.serving.speculative_config import PardSpeculativeConfig
 from vllm_pard.serving.summary import of_engine
 from vllm_pard.serving.watch import AcceptanceWatch, WatchLimits, warning
-from vllm_pard.serving.worker_hooks import WORKER_HOOKS
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -34,14 +33,12 @@ def _platform_worker() -> type[Any]:
 class PardWorker(_platform_worker()):  # type: ignore[misc]
     """Runs in vLLM's worker process; `worker_cls` of the engine's parallel config names it."""
 
-    watch: AcceptanceWatch | None = (
-        None  # set when the engine is ready, in the worker whose outputs the scheduler reads
-    )
+    watch: AcceptanceWatch | None = None  # once the engine is ready, where the scheduler's outputs come from
     drafted: Collection[str] = ()  # requests whose drafts the step in progress verifies
 
     def init_device(self) -> None:
         """Build the model runner, then swap its drafting for PARD's."""
-        compat.check_hooks(WORKER_HOOKS)
+        compat.check_hooks(hooks.WORKER_HOOKS)
         super().init_device()
         spec = self.vllm_config.speculative_config
         if not isinstance(spec, PardSpeculativeConfig):
@@ -58,8 +55,8 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
             self._use_v1_proposer()
 
     def _use_v2_speculator(self) -> None:
-        compat.check_hooks(compat.RUNNER_V2_HOOKS)
-        from vllm_pard.serving.attention_backends import register
+        compat.check_hooks(hooks.RUNNER_V2_HOOKS)
+        from vllm_pard.serving.attention.backends import register
         from vllm_pard.serving.speculator import PardSpeculator
 
         register()  # layers of target and draft ask for it when they are built

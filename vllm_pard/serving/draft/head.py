@@ -1,9 +1,11 @@
-"""The draft's lm_head under greedy drafting: the best token of each row, without the logits in memory.
+"""The draft's lm_head under greedy drafting: the best token of each row, without the logits in memory where that pays.
 
 N rows · H hidden size · V tokens of this rank's shard
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ class DraftHead:
     soft_cap: float
     vocab_start: int  # token of row 0, if rows are tokens in order
     token_ids: Tensor | None  # [V] int64, tokens of the rows of a trimmed vocabulary
+    lm_head_rows: Tensor | slice  # of the model's lm_head, that the weight is made of
     workspace: TopK
     group: Any | None  # of tensor parallelism, None for a whole lm_head
 
@@ -50,6 +53,18 @@ class DraftHead:
             top = top._replace(ids=self.token_ids[top.ids])
         return self._best_of_ranks(top).ids[:, 0] if self.group is not None else top.ids[:, 0]
 
+    def reload(self, draft: Any) -> None:
+        """Copy the lm_head's weights again where this head has a copy of its own."""
+        rows = self.lm_head_rows
+        if self.weight_scale is not None:
+            weight, scale = quantize_rows(draft.lm_head.weight.data[rows])
+            self.weight.copy_(weight)
+            self.weight_scale.copy_(scale)
+        elif self.token_ids is not None:
+            self.weight.copy_(draft.lm_head.weight.data[rows])
+        if self.bias is not None and self.token_ids is not None:
+            self.bias.copy_(draft.lm_head.bias.data[rows])
+
     def _best_of_ranks(self, top: TopK) -> TopK:
         """One message of three numbers a row, instead of all logits."""
         packed = torch.stack([top.ids[:, 0].int().view(torch.float32), top.logits[:, 0], top.log_sum_exps])  # [3, N]
@@ -58,27 +73,62 @@ class DraftHead:
         return merge_top_k(ids.contiguous().view(torch.int32)[..., None], logits[..., None], log_sum_exps)
 
 
+class GreedyHead:
+    """Chooses the best token of each row: by the fused head, or by the model's logits where those are faster."""
+
+    def __init__(self, fused: DraftHead, draft: nn.Module, *, is_needed: bool) -> None:
+        """`is_needed`: only the fused head gives these tokens (tensor parallelism, trimmed, 8 bits)."""
+        self.fused = fused
+        self.draft = draft
+        self.is_needed = is_needed
+        self._is_faster: dict[int, bool] = {}  # by number of rows
+
+    def best(self, hidden: Tensor) -> Tensor:
+        """The token with the highest logit. [N, H] -> [N] int64"""
+        if self.is_needed or self.is_faster(len(hidden)):
+            return self.fused.best(hidden)
+        return self._best_of_logits(hidden)
+
+    def is_faster(self, num_rows: int) -> bool:
+        """Whether the fused head was measured to be, for that many rows or the next number above that was measured."""
+        measured = min((n for n in self._is_faster if n >= num_rows), default=max(self._is_faster, default=None))
+        return measured is not None and self._is_faster[measured]
+
+    def measure(self, numbers_of_rows: Iterable[int]) -> None:
+        """Time both on this GPU for each number of rows."""
+        if self.is_needed or not self.fused.weight.is_cuda:
+            return
+        for num_rows in sorted(set(numbers_of_rows)):
+            hidden = self.fused.weight.new_zeros(num_rows, self.fused.weight.shape[1])
+            ours = median_milliseconds(partial(self.fused.best, hidden))
+            theirs = median_milliseconds(partial(self._best_of_logits, hidden))
+            self._is_faster[num_rows] = ours < theirs
+        torch.cuda.empty_cache()  # the timing's own buffers, before vLLM looks at what is free
+
+    def reload(self) -> None:
+        """Take the model's weights again, in place, where CUDA graphs read them."""
+        self.fused.reload(self.draft)
+
+    def _best_of_logits(self, hidden: Tensor) -> Tensor:
+        best: Tensor = self.draft.compute_logits(hidden).argmax(-1)  # type: ignore[operator]
+        return best
+
+
 def choose_head(
     draft: nn.Module,
     *,
     num_tokens: int,  # tokens that draft and target share
     token_ids: Tensor | None,  # [any] int64 of a trimmed vocabulary
     use_int8: bool,
-    num_drafts: int,
-    max_num_reqs: int,
+    max_num_rows: int,
     group: Any,  # of tensor parallelism
-) -> DraftHead | None:
-    """The head that greedy drafts use; None: the model's logits choose.
-
-    Under tensor parallelism, trimmed or in 8 bits it is needed; otherwise a GPU takes whichever is faster.
-    """
-    head = _cut_head(draft, num_tokens, token_ids, use_int8, num_drafts * max_num_reqs, group)
-    if head is None:
+) -> GreedyHead | None:
+    """The head that greedy drafts use; None: the model's logits choose, because its lm_head is not a plain matrix."""
+    fused = _cut_head(draft, num_tokens, token_ids, use_int8, max_num_rows, group)
+    if fused is None:
         logger.warning("PARD: the lm_head of %s is not a plain matrix; drafts use its logits", type(draft).__name__)
         return None
-    is_needed = head.group is not None or use_int8 or token_ids is not None
-    is_chosen = is_needed or (head.weight.is_cuda and is_faster(head, draft, num_drafts))
-    return head if is_chosen else None
+    return GreedyHead(fused, draft, is_needed=fused.group is not None or use_int8 or token_ids is not None)
 
 
 def _cut_head(
@@ -107,6 +157,7 @@ def _cut_head(
         )
     weight, weight_scale = quantize_rows(weight) if use_int8 else (weight, None)
     return DraftHead(
+        lm_head_rows=rows,
         weight=weight,
         weight_scale=weight_scale,
         bias=bias,
@@ -126,13 +177,3 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     for rows in torch.arange(len(weight), device=weight.device).tensor_split(1 + len(weight) // 4096):
         rounded[rows] = (weight[rows] / scale[rows, None]).round().to(torch.int8)
     return rounded, scale
-
-
-def is_faster(head: DraftHead, draft: nn.Module, num_rows: int) -> bool:
-    """Time the head against the model's logits, on this GPU and for `num_rows` rows; the faster one drafts."""
-    hidden = head.weight.new_zeros(num_rows, head.weight.shape[1])
-    ours = median_milliseconds(lambda: head.best(hidden))
-    theirs = median_milliseconds(lambda: draft.compute_logits(hidden).argmax(-1))  # type: ignore[operator]
-    torch.cuda.empty_cache()  # the timing's own buffers, before vLLM looks at what is free
-    logger.info("PARD: best token of %d rows: %.3f ms fused, %.3f ms by logits", num_rows, ours, theirs)
-    return ours < theirs

@@ -20,7 +20,8 @@ from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionMetadataBuilder,
 )
 
-from vllm_pard.serving.attention import PardAttention, PardBackend, PardMetadataBuilder
+from vllm_pard.serving.attention.layer import PardAttention, PardBackend
+from vllm_pard.serving.attention.metadata import PardMetadataBuilder
 
 
 class PardTritonBuilder(PardMetadataBuilder, TritonAttentionMetadataBuilder):

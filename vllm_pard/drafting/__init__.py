@@ -1,1 +1,0 @@
-"""What to draft, host side: no vLLM in here."""
