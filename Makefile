@@ -38,7 +38,6 @@ check: env
 gpu-check: env
 	@$(VENV)/bin/python benchmarks/gpu_check.py
 
-demo-pair: SETUP += --extra train
 demo-pair: env
 	@$(RUN) vllm_pard.training.demo_pair
 

@@ -27,19 +27,14 @@ PARD2_LEGACY = PARD | {"pard2": True, "feat_scale": 0.02, "pard_target_dim": 64}
 def test_pard() -> None:
     checkpoint = read_checkpoint("amd/draft", PARD)
     assert checkpoint.path == "amd/draft"
-    assert checkpoint.model_type == "qwen3"
-    assert checkpoint.architecture == "Qwen3ForCausalLM"
     assert (checkpoint.vocab_size, checkpoint.mask_token_id) == (512, 500)
     assert checkpoint.format == "pard"
     assert checkpoint.num_speculative_tokens is None
-    assert checkpoint.target_dim is None
 
 
-@pytest.mark.parametrize(("config", "target_dim"), [(PARD2, 256), (PARD2_LEGACY, 64)])
-def test_pard2(config: dict[str, Any], target_dim: int) -> None:
-    checkpoint = read_checkpoint("draft", config)
-    assert checkpoint.format == "pard2"
-    assert checkpoint.target_dim == target_dim
+@pytest.mark.parametrize("config", [PARD2, PARD2_LEGACY], ids=["spd_type", "legacy"])
+def test_pard2(config: dict[str, Any]) -> None:
+    assert read_checkpoint("draft", config).format == "pard2"
 
 
 def test_trained_length() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from vllm_pard.checkpoint import PardCheckpoint, load_config, read_checkpoint
 from vllm_pard.errors import PardError
 
+DEMO = "demo"  # what commands call the bundled target
 # A demo target's config.json carries this key, so that a renamed or copied folder is still known.
 DEMO_MARKER = "vllm_pard_demo"
 # Every public PARD-1 draft was trained with 8 depths.
@@ -123,10 +124,18 @@ def known_pairs() -> list[CatalogEntry]:
 
 def demo_entry() -> CatalogEntry:
     """The bundled demo pair, which `python -m vllm_pard.training.demo_pair` makes."""
+    return CatalogEntry(family="the bundled demo target", draft=_demo_folder("draft"), mask_token_id=None)
+
+
+def target_folder(target: str) -> str:
+    """The target that a command was given: a folder or a hub name as it is, the bundled one by its short name."""
+    return _demo_folder("target") if target == DEMO else target
+
+
+def _demo_folder(name: str) -> str:
     from vllm_pard.demo import demo_path
 
     try:
-        draft = str(demo_path("draft"))
+        return str(demo_path(name))
     except FileNotFoundError as error:
         raise CatalogError(str(error)) from error
-    return CatalogEntry(family="the bundled demo target", draft=draft, mask_token_id=None)

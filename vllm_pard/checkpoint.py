@@ -22,31 +22,25 @@ class PardCheckpoint:
     """What serving needs to know of a PARD draft."""
 
     path: str
-    model_type: str
-    architecture: str
     vocab_size: int
     mask_token_id: int
     num_speculative_tokens: int | None  # K it was trained for, where the config says so
     format: Literal["pard", "pard2"]  # "pard2" is served target-independent
-    target_dim: int | None  # PARD-2: width of the target features that its projection was trained on
 
 
 def read_checkpoint(model: str, config: Mapping[str, Any], *, mask_token_id: int | None = None) -> PardCheckpoint:
     """Check the config of the draft `model`; a given `mask_token_id` beats the config's."""
-    architecture = _causal_lm_architecture(model, config)
+    _check_architecture(model, config)
     vocab_size = _positive_int(model, config, "vocab_size")
     if vocab_size is None:
         raise CheckpointError(f"the draft {model!r} needs a vocab_size in its config.json; there is none")
     is_pard2 = config.get("spd_type") == "pard2" or config.get("pard2") is True
     return PardCheckpoint(
         path=model,
-        model_type=str(config.get("model_type", "")),
-        architecture=architecture,
         vocab_size=vocab_size,
         mask_token_id=_mask_token_id(model, config, mask_token_id, vocab_size),
         num_speculative_tokens=_positive_int(model, config, "num_speculative_tokens_trained"),
         format="pard2" if is_pard2 else "pard",
-        target_dim=_positive_int(model, config, "pard2_target_dim", "pard_target_dim") if is_pard2 else None,
     )
 
 
@@ -110,14 +104,13 @@ def check_tokenizers(
     return first_special and f"special tokens differ: {first_special}"
 
 
-def _causal_lm_architecture(model: str, config: Mapping[str, Any]) -> str:
+def _check_architecture(model: str, config: Mapping[str, Any]) -> None:
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures or not str(architectures[0]).endswith("ForCausalLM"):
         raise CheckpointError(
             f'the draft {model!r} needs "architectures": ["...ForCausalLM"] in its config.json; '
             f"got {architectures!r}; use a causal language model"
         )
-    return str(architectures[0])
 
 
 def _mask_token_id(model: str, config: Mapping[str, Any], given: int | None, vocab_size: int) -> int:
@@ -144,11 +137,10 @@ def _mask_token_id(model: str, config: Mapping[str, Any], given: int | None, voc
     )
 
 
-def _positive_int(model: str, config: Mapping[str, Any], *keys: str) -> int | None:
-    key = next((key for key in keys if config.get(key) is not None), None)
-    if key is None:
+def _positive_int(model: str, config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    if value is None:
         return None
-    value = config[key]
     if not _is_int(value) or value < 1:
         raise CheckpointError(f"{key} in the config.json of {model!r} must be a whole number above 0; got {value!r}")
     return int(value)

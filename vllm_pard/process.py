@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from vllm_pard.errors import PardError
 
-PARD_LOG_LINE = r"PARD: draft .*"  # vLLM's own words on what it will draft with
+PARD_LOG_LINE = r"PARD: draft .*"  # serving/summary.py: what an engine that is ready drafts with
 NUM_LOG_LINES_SHOWN = 15
 SECONDS_TO_STOP = 10
 

@@ -16,7 +16,7 @@ Run = Callable[..., Any]
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys, typer.testing, vllm_pard.cli.app as cli\n"
-        "for command in ([], ['demo'], ['generate'], ['vocabulary'], ['doctor'], ['patches']):\n"
+        "for command in ([], ['demo'], ['generate'], ['serve'], ['vocabulary'], ['doctor'], ['patches']):\n"
         "    assert typer.testing.CliRunner().invoke(cli.app, [*command, '--help']).exit_code == 0, command\n"
         "print([name for name in ('torch', 'vllm', 'transformers', 'triton') if name in sys.modules])"
     )

@@ -147,6 +147,33 @@ def test_exit_code_and_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "[not] here" in result.stdout
 
 
+def test_foretells_the_log_line(tiny_pair: tuple[Path, Path], run: Run) -> None:
+    """The same line that tests/serving/test_watch.py finds in the log of an engine, up to what loading decides."""
+    import vllm
+
+    from vllm_pard.serving.speculative_config import planned_runner
+
+    target, draft = map(str, tiny_pair)
+    runner = planned_runner()
+    patched = "EngineArgs.create_speculative_config" + (", expand_batch_to_tokens" if runner == "v1" else "")
+    assert doctor.foretell(target, draft, 9) == Finding(
+        "log line",
+        "ok",
+        f"PARD: draft {draft}, K=8 draft tokens in one forward, mask token 9, target-independent; "
+        f"vLLM {vllm.__version__}, model runner {runner.upper()}, patched: {patched}; "
+        "attention, graphs and head are chosen when the models are loaded",
+    )
+
+
+def test_foretells_nothing_of_what_does_not_run(
+    tiny_pair: tuple[Path, Path], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, draft = tiny_pair
+    monkeypatch.setattr(doctor, "check_engine", lambda: [Finding("vllm support", "problem", "too old")])
+    found = json.loads(run("doctor", "--target", target, "--draft", draft, "--json").stdout)
+    assert "log line" not in [finding["subject"] for finding in found]
+
+
 def test_this_installation(run: Run) -> None:
     result = run("doctor", "--json")
     found = {finding["subject"]: finding for finding in json.loads(result.stdout)}

@@ -89,16 +89,16 @@ class TestWithFakeEngine:
         assert result.stderr.count("\n") == 1
 
     def test_options_reach_the_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vllm_pard.cli import batch
+        from vllm_pard.cli import batch_vllm
 
         seen: list[Any] = []
-        engine_process = batch.EngineProcess
+        engine_process = batch_vllm.EngineProcess
 
         def recording(options: dict[str, Any], **kwargs: Any) -> Any:
             seen.append(options)
             return engine_process(options, **kwargs)
 
-        monkeypatch.setattr(batch, "EngineProcess", recording)
+        monkeypatch.setattr(batch_vllm, "EngineProcess", recording)
         run(
             *("generate", "fine", "--prompt", "x", "--draft", "d", "--num-speculative-tokens", 5, "--dtype", "float32"),
             *("--speculative-config", '{"mask_token_id": 9}', "--engine-args", '{"max_model_len": 64}'),

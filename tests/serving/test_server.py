@@ -1,8 +1,9 @@
-"""`vllm serve` with PARD, used as clients use it: the OpenAI client against a real server on this machine."""
+"""`vllm-pard serve` with PARD, used as clients use it: the OpenAI client against a real server on this machine."""
 
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -20,14 +21,13 @@ from vllm_pard.demo import demo_path, prompts
 
 pytestmark = pytest.mark.engine
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
 K = 8
 PROMPTS = [sample["prompt"] for sample in prompts("word_problems")][:16]
 OPTIONS = {
     "--dtype": "float32",
-    "--max-model-len": "512",
     "--max-num-seqs": "16",
     "--max-num-batched-tokens": "1024",
-    "--gpu-memory-utilization": "0.3",
     "--served-model-name": "demo",
     "--host": "127.0.0.1",
 }
@@ -63,11 +63,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def command(port: int, *extra: str) -> list[str]:
-    """What `vllm serve` runs. (The command itself asks for metadata of "vllm", which the CPU wheel has not.)"""
+def command(port: int) -> list[str]:
+    """What the README tells to run, on another port and with room for this machine."""
+    [line] = re.findall(r"^    (vllm-pard serve demo (?:.*\\\n)*.*)$", README, re.MULTILINE)
     options = [word for pair in OPTIONS.items() for word in pair]
-    module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    return [*module, "--model", str(demo_path("target")), "--port", str(port), "--enforce-eager", *options, *extra]
+    return [
+        sys.executable,
+        "-m",
+        "vllm_pard.cli",
+        *shlex.split(line.replace("\\\n", ""))[1:],
+        "--port",
+        str(port),
+        *options,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = free_port()
     with log.open("w") as out:
         process = subprocess.Popen(
-            command(port, "--speculative-config", '{"method":"pard"}'),
+            command(port),
             env={**os.environ, **ENVIRONMENT},
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -85,8 +93,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             wait_until_ready(process, port, log)
             yield Server(port, log)
         finally:
-            process.terminate()
+            process.terminate()  # the server itself: `vllm-pard serve` has become it
             process.wait(timeout=60)
+        assert "Application shutdown complete" in log.read_text()
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -110,6 +119,18 @@ def expected(server: Server) -> list[str]:
 def test_log_names_pard_draft_and_k(server: Server) -> None:
     log = server.log.read_text()
     assert re.search(rf"PARD: draft \S*demo/draft, K={K} draft tokens", log)
+
+
+def test_request_of_the_readme(server: Server) -> None:
+    """It names no model: there is one."""
+    [body] = re.findall(r"^      -d '(.*)'$", README, re.MULTILINE)
+    request = urllib.request.Request(
+        f"{server.url}/v1/completions", data=body.encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        [choice] = json.load(response)["choices"]
+    assert "17 + 25" in json.loads(body)["prompt"]
+    assert "42" in choice["text"]
 
 
 def test_greedy_equals_plain_vllm(server: Server, expected: list[str]) -> None:

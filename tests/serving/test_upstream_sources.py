@@ -11,6 +11,7 @@ import pytest
 from source_tree import SourceTree
 from vllm_releases import NEWEST, Notice, Unavailable, cached_sources
 
+from vllm_pard.cli.serve import SERVE, SERVE_ON_CPU
 from vllm_pard.serving import compat
 from vllm_pard.serving.hooks import HOOKS, Hook
 from vllm_pard.serving.patches import PATCHES
@@ -72,6 +73,21 @@ def test_installed_release_has_every_hook(installed: SourceTree) -> None:
 @pytest.mark.network
 def test_other_release_has_every_hook(other_release: SourceTree) -> None:
     assert problems(other_release, HOOKS) == []
+
+
+def startable(tree: SourceTree, module: str) -> bool:
+    return '__name__ == "__main__"' in (tree.root / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("module", [SERVE[0], SERVE_ON_CPU[0]])
+def test_what_serve_starts_can_be_started(module: str, installed: SourceTree) -> None:
+    assert startable(installed, module)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("module", [SERVE[0], SERVE_ON_CPU[0]])
+def test_other_release_can_be_started(module: str, other_release: SourceTree) -> None:
+    assert startable(other_release, module)
 
 
 def test_other_releases_are_supported() -> None:

@@ -1,5 +1,6 @@
 """Scenarios that tests run in engine processes (see engine.py), on either model runner."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -130,6 +131,34 @@ def draft_only(
     llm = make_llm(target, draft, num_drafts=num_drafts, spec=spec, **(options or {}))
     pard = generate(llm, prompts(tuple(prompt_lengths)), greedy(max_tokens))
     return {"pard": pard, "counts": spec_counts(llm)}
+
+
+def told(
+    target: str,
+    draft: str,
+    max_tokens: int,
+    num_rounds: int = 1,
+    limits: dict[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """What the engine logs of PARD while full batches are answered; `limits` are its watch's."""
+    from vllm_pard.serving.watch import AcceptanceWatch, WatchLimits
+
+    records: list[logging.LogRecord] = []
+    # A filter, since vLLM takes the handlers of its loggers away when it starts.
+    logging.getLogger("vllm.vllm_pard").addFilter(lambda record: records.append(record) or True)
+    llm = make_llm(target, draft, **options)
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    if limits is not None:
+        worker.watch = AcceptanceWatch(worker._warn_of_low_acceptance, WatchLimits(**limits))
+    lengths = (5, 17, 40, 64) * (llm.llm_engine.vllm_config.scheduler_config.max_num_seqs // 4)
+    for seed in range(num_rounds):
+        generate(llm, prompts(lengths, seed), greedy(max_tokens))
+    return {
+        "messages": [[record.levelname, record.getMessage()] for record in records],
+        "counts": spec_counts(llm),
+        "watched": [worker.watch._counts.num_drafts, worker.watch._counts.num_accepted_tokens],
+    }
 
 
 def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = False) -> Any:

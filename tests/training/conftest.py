@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from vllm_pard.training.text.corpus import training_samples
+from vllm_pard.demo.text.corpus import training_samples
 from vllm_pard.training.tokenizer import train_tokenizer
 
 

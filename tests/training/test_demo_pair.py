@@ -6,11 +6,11 @@ import pytest
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from vllm_pard.demo.text.corpus import EVALUATION_SPLITS
 from vllm_pard.training import demo_pair
 from vllm_pard.training.models import ModelConfig
 from vllm_pard.training.receipt import config_hash
 from vllm_pard.training.recipe import DemoPairConfig, smoke_config
-from vllm_pard.training.text.corpus import EVALUATION_SPLITS
 from vllm_pard.training.workspace import Workspace
 
 STAGES = ["text", "target", "draft_ar", "draft_text", "answers", "draft", "evaluation"]

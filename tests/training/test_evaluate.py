@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from vllm_pard.demo.text.sample import Sample
 from vllm_pard.training.evaluate import count_acceptance, score_answers
 from vllm_pard.training.generate import greedy_answers
-from vllm_pard.training.text.sample import Sample
 
 MASK_ID = 3
 PROMPTS = ([0, 7, 9, 4], [0, 12], [0, 5, 5, 21, 30, 8])

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vllm_pard.demo.text.corpus import training_samples
 from vllm_pard.training.autoregressive import IGNORED, Phase, _phase_at, batch_rows, next_token_labels
 from vllm_pard.training.packing import Document, encode, pack
-from vllm_pard.training.text.corpus import training_samples
 
 
 def test_pack_keeps_every_document_whole_and_once():

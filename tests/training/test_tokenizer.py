@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from transformers import AutoTokenizer
 
-from vllm_pard.training.text.corpus import EVALUATION_SPLITS, evaluation_samples
-from vllm_pard.training.text.sample import SPECIAL_TOKENS
+from vllm_pard.demo.text.corpus import EVALUATION_SPLITS, evaluation_samples
+from vllm_pard.demo.text.sample import SPECIAL_TOKENS
 from vllm_pard.training.tokenizer import train_tokenizer
 
 FREE_TEXTS = ("Grüße, 世界! 🙂", "\tdef f(x):\r\n    return x ** 2\n\n", "  two  spaces ", "3.14159e-10", "")

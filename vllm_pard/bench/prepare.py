@@ -16,11 +16,11 @@ from vllm_pard.bench.report import Report
 from vllm_pard.bench.roof import Roof
 from vllm_pard.bench.server import check_port, num_cpu_threads
 from vllm_pard.bench.session import Plan, Results
+from vllm_pard.catalog import target_folder
 from vllm_pard.files import check_writable
 from vllm_pard.process import has_cpu_engine
 from vllm_pard.prompts import prompt_token_ids
 
-DEMO = "demo"
 DEFAULT_METHODS = {False: "none,pard", True: "ar,pard"}  # by whether the reference engine runs them
 
 
@@ -32,7 +32,7 @@ def prepare(options: Options) -> Comparison:
     """
     _check_outputs(options)
     models = Models(
-        target=_demo_target() if options.target == DEMO else options.target,
+        target=target_folder(options.target),
         draft=options.draft,
         ar_draft=options.ar_draft,
         eagle3_head=options.eagle3_head,
@@ -150,12 +150,3 @@ def _check_lengths(options: Options, models: Models, requests: list[Request]) ->
 def _describe(contender: Contender, models: Models) -> dict[str, Any]:
     config = contender.speculative_config(models) or {}
     return {key: portable(value) if isinstance(value, str) else value for key, value in config.items()}
-
-
-def _demo_target() -> str:
-    from vllm_pard.demo import demo_path
-
-    try:
-        return str(demo_path("target"))
-    except FileNotFoundError as error:
-        raise BenchmarkError(str(error)) from error

@@ -9,9 +9,11 @@ from typer.core import TyperGroup
 from vllm_pard.cli.bench import bench
 from vllm_pard.cli.demo import demo
 from vllm_pard.cli.doctor import doctor
+from vllm_pard.cli.frequent_tokens import vocabulary
 from vllm_pard.cli.generate import generate
 from vllm_pard.cli.patches import patches
-from vllm_pard.cli.vocabulary import vocabulary
+from vllm_pard.cli.serve import CONTEXT as SERVE_CONTEXT
+from vllm_pard.cli.serve import serve
 from vllm_pard.errors import PardError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -34,7 +36,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     help="PARD parallel drafts for vLLM: the same tokens in fewer steps.\n\n"
-    'To serve, use vLLM itself: vllm serve TARGET --speculative-config \'{"method": "pard"}\'',
+    'To serve: vllm-pard serve TARGET --speculative-config \'{"method": "pard"}\'',
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -42,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(demo)
+app.command(context_settings=SERVE_CONTEXT)(serve)
 app.command()(generate)
 app.command()(bench)
 app.command()(vocabulary)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from vllm_pard.catalog import DEMO
 from vllm_pard.cli.generate import Engine, UsageError, json_object
 
 if TYPE_CHECKING:
     from vllm_pard.bench.comparison import Comparison
 
 SOME_FAILED = 1
-DEMO = "demo"
 FILE_WIDTH = 140  # where there is no terminal to fit in
 
 

@@ -46,6 +46,8 @@ def doctor(
     findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
     if target is not None or draft is not None:
         findings += check_pair(target, draft, mask_token_id)
+    if target is not None and all(finding.status != "problem" for finding in findings):
+        findings.append(foretell(target, draft, mask_token_id))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -160,6 +162,16 @@ def check_pair(target: str | None, draft: str | None, mask_token_id: int | None)
         yield Finding("tokenizer", "note" if note else "ok", note or "the same for target and draft")
     except PardError as error:
         yield Finding("pair", "problem", str(error))
+
+
+def foretell(target: str, draft: str | None, mask_token_id: int | None) -> Finding:
+    """The line that an engine will log, as far as it is known before the models are loaded."""
+    from vllm_pard.catalog import choose_draft
+    from vllm_pard.checkpoint import load_config
+    from vllm_pard.serving.summary import planned
+
+    chosen = choose_draft(target, load_config(target), draft=draft, mask_token_id=mask_token_id)
+    return Finding("log line", "ok", planned(*chosen).line)
 
 
 def print_findings(findings: list[Finding]) -> None:

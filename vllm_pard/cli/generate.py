@@ -51,7 +51,8 @@ def generate(
 
     Example: vllm-pard generate Qwen/Qwen3-8B --prompts questions.jsonl --output answers.jsonl
     """
-    from vllm_pard.cli.batch import Batch, run_batch
+    from vllm_pard.cli.batch import Batch
+    from vllm_pard.cli.batch_run import run_batch
     from vllm_pard.prompts import collect_prompts
 
     if top_p == 0:

@@ -1,4 +1,4 @@
-"""The bundled demo pair: a small target, its PARD draft and held-out prompts. See README.md beside this file."""
+"""The bundled demo pair: a small target, its PARD draft, held-out prompts, the text they come from. See README.md."""
 
 from __future__ import annotations
 

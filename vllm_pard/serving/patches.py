@@ -26,22 +26,32 @@ class Patch:
     remove_when: str
     scope: Scope = "every process"
 
+    @property
+    def function(self) -> str:
+        """The target without its module."""
+        return self.target.partition(":")[2]
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether this process has the wrapped function."""
+        owner, name = self._locate()
+        return bool(getattr(getattr(owner, name), "_vllm_pard", False))
+
     def apply(self) -> None:
         """Wrap the target; the second time does nothing."""
+        if self.is_applied:
+            return
         owner, name = self._locate()
         original = getattr(owner, name)
-        if getattr(original, "_vllm_pard", False):
-            return
         wrapped = functools.wraps(original)(self.wrap(original))
         wrapped._vllm_pard = True  # type: ignore[attr-defined]
         setattr(owner, name, wrapped)
 
     def undo(self) -> None:
         """Put the original back; without a patch applied this does nothing."""
-        owner, name = self._locate()
-        current = getattr(owner, name)
-        if getattr(current, "_vllm_pard", False):
-            setattr(owner, name, current.__wrapped__)
+        if self.is_applied:
+            owner, name = self._locate()
+            setattr(owner, name, getattr(owner, name).__wrapped__)
 
     def _locate(self) -> tuple[Any, str]:
         module, _, path = self.target.partition(":")
@@ -117,6 +127,11 @@ PATCHES = (
         scope="PARD workers on a CPU",
     ),
 )
+
+
+def scopes_of_worker(runner: str, *, is_cpu: bool) -> tuple[Scope, ...]:
+    """What a PARD worker applies beside what every process does."""
+    return ("PARD workers on a CPU",) if runner == "v1" and is_cpu else ()
 
 
 def apply_patches(scope: Scope) -> None:

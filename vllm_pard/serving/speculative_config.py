@@ -13,7 +13,7 @@ from vllm.logger import init_logger
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
-from vllm_pard.draft_vocab import read_draft_vocab
+from vllm_pard.draft_vocab_file import read_draft_vocab
 from vllm_pard.serving import compat, hooks
 from vllm_pard.serving.draft.positions import extend_draft
 
@@ -101,13 +101,6 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     else:
         extend_draft(result.draft_model_config, target_model_config.max_model_len)
     target_parallel_config.worker_cls = WORKER_CLS
-    logger.info(
-        "PARD: draft %s, K=%d draft tokens in one forward, mask token %d, model runner %s",
-        draft.path,
-        num_speculative_tokens,
-        draft.mask_token_id,
-        runner.upper(),
-    )
     return result
 
 

@@ -1,14 +1,18 @@
 """PardWorker: the platform's own worker with PARD's drafting put in place between init_device and load_model."""
 
+from collections.abc import Collection
 from typing import Any, cast
 
 from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
 from vllm_pard.config import ConfigError
+from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.serving import compat, hooks
-from vllm_pard.serving.patches import apply_patches
+from vllm_pard.serving.patches import apply_patches, scopes_of_worker
 from vllm_pard.serving.speculative_config import PardSpeculativeConfig
+from vllm_pard.serving.summary import of_engine
+from vllm_pard.serving.watch import AcceptanceWatch, WatchLimits, warning
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -29,6 +33,9 @@ def _platform_worker() -> type[Any]:
 class PardWorker(_platform_worker()):  # type: ignore[misc]
     """Runs in vLLM's worker process; `worker_cls` of the engine's parallel config names it."""
 
+    watch: AcceptanceWatch | None = None  # once the engine is ready, where the scheduler's outputs come from
+    drafted: Collection[str] = ()  # requests whose drafts the step in progress verifies
+
     def init_device(self) -> None:
         """Build the model runner, then swap its drafting for PARD's."""
         compat.check_hooks(hooks.WORKER_HOOKS)
@@ -46,12 +53,6 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
             self._use_v2_speculator()
         else:
             self._use_v1_proposer()
-
-    def compile_or_warm_up_model(self) -> Any:
-        """Compile what the draft can need while the engine starts."""
-        if self.use_v2_model_runner:
-            self.model_runner.speculator.warm_up()
-        return super().compile_or_warm_up_model()
 
     def reload_weights(self, *args: Any, **kwargs: Any) -> Any:
         """Let the draft's copies of weights follow."""
@@ -78,15 +79,36 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         register()  # layers of target and draft ask for it when they are built
         runner = self.model_runner
         runner.speculator = PardSpeculator(runner.vllm_config, runner.device, runner.req_states)
-        logger.info("PARD: %s drafts on model runner V2", type(runner.speculator).__name__)
 
     def _use_v1_proposer(self) -> None:
         from vllm_pard.serving.v1_proposer import PardProposer
 
-        if current_platform.is_cpu():
-            apply_patches("PARD workers on a CPU")
+        for scope in scopes_of_worker("v1", is_cpu=current_platform.is_cpu()):
+            apply_patches(scope)
         runner, spec = self.model_runner, self.vllm_config.speculative_config
         draft_vocab_size = spec.draft_model_config.get_vocab_size()
         if spec.draft_vocab or draft_vocab_size != self.vllm_config.model_config.get_vocab_size():
             runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
-        logger.info("PARD: %s drafts on model runner V1", type(runner.drafter).__name__)
+
+    def compile_or_warm_up_model(self) -> Any:
+        """The last thing before the engine is ready: what drafts can need is compiled, and it is known what drafts."""
+        if self.use_v2_model_runner:
+            self.model_runner.speculator.warm_up()
+        times = super().compile_or_warm_up_model()
+        if self.is_driver_worker:
+            logger.info(of_engine(self.vllm_config, self.model_runner).line)
+            self.watch = AcceptanceWatch(self._warn_of_low_acceptance, WatchLimits())
+        return times
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """The first half of a step."""
+        self.drafted = scheduler_output.scheduled_spec_decode_tokens
+        return super().execute_model(scheduler_output)
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        """The second half; its outputs pass the watch on their way to the scheduler."""
+        output = super().sample_tokens(grammar_output)
+        return output if self.watch is None else self.watch.watch(output, self.drafted)
+
+    def _warn_of_low_acceptance(self, counts: AcceptanceStats) -> None:
+        logger.warning(warning(counts, self.vllm_config.speculative_config, self.vllm_config.model_config.model))

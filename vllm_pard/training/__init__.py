@@ -1,1 +1,1 @@
-"""Train PARD drafts: COD rows, text generators, a small trainer and the recipe of the demo pair."""
+"""Train PARD drafts: COD rows, a small trainer and the recipe of the demo pair."""

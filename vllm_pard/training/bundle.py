@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from vllm_pard.demo.text.corpus import EVALUATION_SPLITS, evaluation_samples
+from vllm_pard.demo.text.sample import Sample
 from vllm_pard.training.evaluate import count_acceptance, score_answers
 from vllm_pard.training.model_card import model_card
 from vllm_pard.training.models import load_model, save_model
 from vllm_pard.training.receipt import write_json
 from vllm_pard.training.recipe import EvaluationConfig
-from vllm_pard.training.text.corpus import EVALUATION_SPLITS, evaluation_samples
-from vllm_pard.training.text.sample import Sample
 
 __all__ = ["evaluate_bundle", "export_model", "held_out", "install", "write_receipt"]
 

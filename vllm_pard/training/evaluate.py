@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vllm_pard.demo.text.sample import Sample
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.training.generate import greedy_answers
-from vllm_pard.training.text.sample import Sample
 
 __all__ = ["AnswerCounts", "count_acceptance", "score_answers"]
 

@@ -32,7 +32,7 @@ writes the same format, so chat completions work.
 
 ## Data
 
-Written by the generators in `vllm_pard/training/text`, no other text: word problems and sums with worked answers, and
+Written by the generators in `vllm_pard/demo/text`, no other text: word problems and sums with worked answers, and
 small documented Python functions, with answers computed by the program. `prompts/` has held-out questions: none of
 them is in the training text, and the families of the two `unseen` splits were never trained on at all.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from vllm_pard.training.text.sample import Sample
+from vllm_pard.demo.text.sample import Sample
 
 __all__ = ["Document", "PackedRows", "encode", "pack"]
 

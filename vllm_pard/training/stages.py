@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from vllm_pard.demo.text.corpus import training_samples
 from vllm_pard.training.autoregressive import next_token_loss
 from vllm_pard.training.cod_loss import parallel_loss
 from vllm_pard.training.generate import greedy_answers
 from vllm_pard.training.models import build_model, load_model, save_model
 from vllm_pard.training.packing import Document, PackedRows, encode, pack
 from vllm_pard.training.recipe import AnswersConfig, ArConfig, CodStageConfig, TextConfig
-from vllm_pard.training.text.corpus import training_samples
 from vllm_pard.training.tokenizer import train_tokenizer
 from vllm_pard.training.trainer import TrainingLog, train
 

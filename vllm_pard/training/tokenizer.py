@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from vllm_pard.training.text.common_words import COMMON_WORDS
-from vllm_pard.training.text.sample import BEGIN, END, MASK, PAD, SPECIAL_TOKENS
+from vllm_pard.demo.text.common_words import COMMON_WORDS
+from vllm_pard.demo.text.sample import BEGIN, END, MASK, PAD, SPECIAL_TOKENS
 
 __all__ = ["CHAT_TEMPLATE", "train_tokenizer"]
 

@@ -57,10 +57,15 @@ class DraftGraphs(DFlashCudaGraphManager):
         fitting = [s for s in self.graphs if s.uniform_token_count == 2 * num_drafts and s.num_reqs >= num_reqs]
         return min(fitting, key=lambda shape: shape.num_reqs, default=None)
 
+    @property
+    def piecewise(self) -> list[BatchExecutionDescriptor]:
+        """The piecewise graphs that were captured."""
+        return list(self._capture_descs.get(CUDAGraphMode.PIECEWISE, ())) if self._graphs_captured else []
+
     def find_piecewise(self, num_rows: int) -> BatchExecutionDescriptor | None:
         """The smallest piecewise graph for so many rows."""
-        shapes = self._capture_descs.get(CUDAGraphMode.PIECEWISE, ()) if self._graphs_captured else ()
-        return min((s for s in shapes if s.num_tokens >= num_rows), key=lambda shape: shape.num_tokens, default=None)
+        fitting = [shape for shape in self.piecewise if shape.num_tokens >= num_rows]
+        return min(fitting, key=lambda shape: shape.num_tokens, default=None)
 
     def _init_candidates(self) -> None:
         """Fill the lists of what upstream's `capture` captures, from the largest down."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vllm_pard.config import ConfigError
-from vllm_pard.draft_vocab import read_draft_vocab
+from vllm_pard.draft_vocab_file import read_draft_vocab
 
 # Low enough that no softmax notices it, finite so that no block of padding turns into NaN, and inside fp16.
 NEVER = -1e4

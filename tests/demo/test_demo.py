@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from vllm_pard.demo import MODELS, SPLITS, demo_path, prompts
-from vllm_pard.training.text.corpus import EVALUATION_SPLITS, is_held_out
-from vllm_pard.training.text.sample import format_prompt
+from vllm_pard.demo.text.corpus import EVALUATION_SPLITS, is_held_out
+from vllm_pard.demo.text.sample import format_prompt
 
 MAX_MEGABYTES = {"target": 12.0, "draft": 3.2, "draft_ar": 3.2}
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from vllm_pard.training.text.code_parts import LISTS, function_sample, pick_condition
-from vllm_pard.training.text.sample import Sample
+from vllm_pard.demo.text.code_parts import LISTS, function_sample, pick_condition
+from vllm_pard.demo.text.sample import Sample
 
 __all__ = ["LIST_FAMILIES", "UNSEEN_CODE"]
 

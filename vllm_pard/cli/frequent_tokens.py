@@ -1,14 +1,15 @@
 """`vllm-pard vocabulary`: the tokens that a trimmed draft may propose, counted in text."""
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from vllm_pard.draft_vocab import DraftVocabError, coverage, most_frequent
-from vllm_pard.files import check_writable, read_text, write_whole
+from vllm_pard.draft_vocab_file import DraftVocabError, write_draft_vocab
+from vllm_pard.files import check_writable, read_text
 
 # What answers are called in JSON lines; the first is what `vllm-pard generate` writes.
 TEXT_FIELDS = ("text", "response", "completion", "answer", "output")
@@ -31,8 +32,28 @@ def vocabulary(
     tokenizer = _load_tokenizer(target)
     tokenized = [tokenizer(part, add_special_tokens=False).input_ids for part in texts]
     token_ids = most_frequent(tokenized, size, always=tokenizer.all_special_ids)
-    write_whole(output, json.dumps(token_ids) + "\n")
+    write_draft_vocab(output, token_ids)
     print(f"{len(token_ids)} of {len(tokenizer)} tokens, {coverage(tokenized, token_ids):.2%} of the text: {output}")
+
+
+def most_frequent(texts: Iterable[list[int]], size: int, *, always: Iterable[int] = ()) -> list[int]:
+    """The `size` most frequent ids of tokenized texts, `always` among them, in ascending order.
+
+    Of equally frequent ids the smallest stay. There are fewer than `size` if the texts have fewer.
+    """
+    counts = Counter(token_id for text in texts for token_id in text)
+    kept = set(always)
+    for token_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if len(kept) >= size:
+            break
+        kept.add(token_id)
+    return sorted(kept)
+
+
+def coverage(texts: Iterable[list[int]], token_ids: Iterable[int]) -> float:
+    """The share of the texts' tokens that are in the vocabulary, from 0 to 1."""
+    kept, known = set(token_ids), [token_id for text in texts for token_id in text]
+    return sum(token_id in kept for token_id in known) / max(len(known), 1)
 
 
 def _load_tokenizer(target: str) -> Any:

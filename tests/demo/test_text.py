@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.training.text.arithmetic import ARITHMETIC
-from vllm_pard.training.text.code_lists import LIST_FAMILIES, UNSEEN_CODE
-from vllm_pard.training.text.code_values import VALUE_FAMILIES
-from vllm_pard.training.text.corpus import EVALUATION_SPLITS, evaluation_samples, is_held_out, training_samples
-from vllm_pard.training.text.sample import MASK, SPECIAL_TOKENS
-from vllm_pard.training.text.stories import STORIES
-from vllm_pard.training.text.stories_more import MORE_STORIES, UNSEEN_STORIES
+from vllm_pard.demo.text.arithmetic import ARITHMETIC
+from vllm_pard.demo.text.code_lists import LIST_FAMILIES, UNSEEN_CODE
+from vllm_pard.demo.text.code_values import VALUE_FAMILIES
+from vllm_pard.demo.text.corpus import EVALUATION_SPLITS, evaluation_samples, is_held_out, training_samples
+from vllm_pard.demo.text.sample import MASK, SPECIAL_TOKENS
+from vllm_pard.demo.text.stories import STORIES
+from vllm_pard.demo.text.stories_more import MORE_STORIES, UNSEEN_STORIES
 
 WORKED = (*STORIES, *MORE_STORIES, *UNSEEN_STORIES, *ARITHMETIC)
 CODE = (*LIST_FAMILIES, *VALUE_FAMILIES, *UNSEEN_CODE)

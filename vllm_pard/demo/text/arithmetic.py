@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from vllm_pard.training.text.sample import Sample
+from vllm_pard.demo.text.sample import Sample
 
 __all__ = ["ARITHMETIC", "addition", "division", "multiplication", "subtraction"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from random import Random
 from string import ascii_lowercase
 
-from vllm_pard.training.text.code_parts import function_sample
-from vllm_pard.training.text.sample import Sample
+from vllm_pard.demo.text.code_parts import function_sample
+from vllm_pard.demo.text.sample import Sample
 
 __all__ = ["VALUE_FAMILIES"]
 

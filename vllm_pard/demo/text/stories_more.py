@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from vllm_pard.training.text.names import FRUITS, PLACES, THINGS, pick_people, pick_person
-from vllm_pard.training.text.sample import Sample
-from vllm_pard.training.text.stories import worked
+from vllm_pard.demo.text.names import FRUITS, PLACES, THINGS, pick_people, pick_person
+from vllm_pard.demo.text.sample import Sample
+from vllm_pard.demo.text.stories import worked
 
 __all__ = ["MORE_STORIES", "UNSEEN_STORIES"]
 

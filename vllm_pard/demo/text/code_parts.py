@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from vllm_pard.training.text.sample import Sample
+from vllm_pard.demo.text.sample import Sample
 
 __all__ = ["LISTS", "Condition", "function_sample", "pick_condition"]
 

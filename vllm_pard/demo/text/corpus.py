@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import cycle
 from random import Random
 
-from vllm_pard.training.text.arithmetic import ARITHMETIC
-from vllm_pard.training.text.code_lists import LIST_FAMILIES, UNSEEN_CODE
-from vllm_pard.training.text.code_values import VALUE_FAMILIES
-from vllm_pard.training.text.sample import Sample
-from vllm_pard.training.text.stories import STORIES
-from vllm_pard.training.text.stories_more import MORE_STORIES, UNSEEN_STORIES
+from vllm_pard.demo.text.arithmetic import ARITHMETIC
+from vllm_pard.demo.text.code_lists import LIST_FAMILIES, UNSEEN_CODE
+from vllm_pard.demo.text.code_values import VALUE_FAMILIES
+from vllm_pard.demo.text.sample import Sample
+from vllm_pard.demo.text.stories import STORIES
+from vllm_pard.demo.text.stories_more import MORE_STORIES, UNSEEN_STORIES
 
 __all__ = ["EVALUATION_SPLITS", "evaluation_samples", "is_held_out", "training_samples"]
 

@@ -1,0 +1,20 @@
+"""`vllm-pard generate` with vLLM, in a process of its own."""
+
+from vllm_pard.checkpoint import is_local, load_config
+from vllm_pard.cli.batch import Batch, Events
+from vllm_pard.cli.engine_client import EngineProcess
+from vllm_pard.process import PARD_LOG_LINE
+
+
+def vllm_events(batch: Batch) -> Events:
+    """The events of the engine process."""
+    options = batch.options
+    if is_local(options["model"]):
+        load_config(options["model"])  # a mistyped path is told at once, and in one sentence
+    if batch.speculative is not None:
+        options = options | {"speculative_config": batch.speculative}
+    with EngineProcess(options, verbose=batch.verbose) as engine:
+        engine.wait_until_ready()
+        yield {"event": "ready", "notes": [f"vLLM: {line}" for line in engine.log_lines(PARD_LOG_LINE)]}
+        requests = [{"id": prompt.id, "text": prompt.text, "messages": prompt.messages} for prompt in batch.prompts]
+        yield from engine.generate(requests, batch.sampling)

@@ -1,1 +1,0 @@
-"""Seeded text generators: word problems and small Python functions, with computed answers."""
