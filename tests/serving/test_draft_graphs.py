@@ -47,6 +47,30 @@ def test_graphs_draft_as_eager_steps(run: Any, runner: str, spec: dict[str, Any]
     assert all(step["rows"] for step in result["steps"] if max(step["queries"]) > 8)
 
 
+def test_prompts_in_pieces(tiny_pair: tuple[Path, Path], newest_vllm: dict[str, str]) -> None:
+    """A prompt shares a forward with the decodes where a piecewise graph has room for all; else it gets its own."""
+    target, draft = tiny_pair
+    result = run_scenario(
+        "scenarios_draft:pieces", runner="v2-triton", environment=newest_vllm, target=target, draft=draft
+    )
+    assert result["graphs"] == result["eager"]
+    assert result["counts"] == result["eager_counts"]
+    unexpected = [
+        (num_rows, mode)
+        for num_rows, mode in result["forwards"]
+        if (num_rows not in (10, 32, 64) if mode == "PIECEWISE" else num_rows <= 64)
+    ]
+    assert unexpected == []
+    mixed = [step for step in result["steps"] if 0 < step["prefills"] < step["requests"]]
+    together = [step for step in mixed if not step["replays"]]
+    apart = [step for step in mixed if step["replays"]]
+    assert together
+    assert all(sum(step["rows"][0]) <= 64 for step in together)
+    assert apart
+    assert all(8 * step["replays"][0] + sum(step["rows"][0]) > 64 for step in apart)
+    assert all(step["replays"] for step in result["steps"] if not step["prefills"] and step["num_drafts"])
+
+
 @pytest.mark.parametrize(("backend", "has_graphs"), [("ThresholdBackend", False), ("LyingBackend", True)])
 def test_a_backend_that_cannot_replay(
     tiny_pair: tuple[Path, Path], newest_vllm: dict[str, str], backend: str, has_graphs: bool

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from v2_interpreter import use_attention
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend, TritonAttentionMetadataBuilder
@@ -15,21 +16,29 @@ class FrozenBuilder(TritonAttentionMetadataBuilder):
     def build_for_cudagraph_capture(self, common_attn_metadata: Any) -> Any:
         metadata = super().build_for_cudagraph_capture(common_attn_metadata)
         metadata.seq_lens = metadata.seq_lens.clone()
-        self.captured = metadata.seq_lens
         return metadata
 
     def update_draft_decode_metadata(self, metadata: Any) -> None:
         pass
 
 
-class LyingBuilder(FrozenBuilder):
-    """A `build` puts right what a replay reads, as vLLM's contract wants; the refresh does not."""
+class LyingBuilder(TritonAttentionMetadataBuilder):
+    """A `build` puts right what a replay reads, as vLLM's contract wants; the refresh does nothing."""
 
-    def build(self, *args: Any, **kwargs: Any) -> Any:
-        metadata = super().build(*args, **kwargs)
-        if (captured := getattr(self, "captured", None)) is not None and len(captured) >= len(metadata.seq_lens):
-            captured[: len(metadata.seq_lens)] = metadata.seq_lens
+    supports_draft_decode_metadata_update = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lengths = torch.zeros(self.vllm_config.scheduler_config.max_num_seqs, dtype=torch.int32)
+
+    def build(self, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+        metadata = super().build(common_prefix_len, common_attn_metadata, fast_build)
+        lengths = self.lengths[: len(metadata.seq_lens)]
+        metadata.seq_lens = lengths.copy_(metadata.seq_lens)
         return metadata
+
+    def update_draft_decode_metadata(self, metadata: Any) -> None:
+        pass
 
 
 class ThresholdBuilder(FrozenBuilder):
@@ -43,7 +52,7 @@ class ThresholdBuilder(FrozenBuilder):
 class LyingBackend(TritonAttentionBackend):
     @staticmethod
     def get_name() -> str:
-        return "LYING"
+        return "FLASHINFER"
 
     @staticmethod
     def get_builder_cls() -> type[LyingBuilder]:
@@ -53,7 +62,7 @@ class LyingBackend(TritonAttentionBackend):
 class ThresholdBackend(TritonAttentionBackend):
     @staticmethod
     def get_name() -> str:
-        return "THRESHOLD"
+        return "FLASHINFER"
 
     @staticmethod
     def get_builder_cls() -> type[ThresholdBuilder]:

@@ -95,17 +95,27 @@ def recorded_graphs() -> Iterator[None]:
         setattr(owner, name, value)
 
 
-def capture_draft_graphs(speculator: Any, batch_sizes: list[int]) -> dict[Any, RecordedGraph]:
-    """Give the draft of a running engine graphs for these batch sizes, as its runner would on a GPU."""
+def capture_draft_graphs(
+    speculator: Any,
+    batch_sizes: list[int],
+    mode: CUDAGraphMode = CUDAGraphMode.FULL_DECODE_ONLY,
+    numbers_of_rows: tuple[int, ...] = (),
+) -> dict[Any, RecordedGraph]:
+    """Give the draft of a running engine graphs for these batch sizes, as its runner would on a GPU.
+
+    With a piecewise mode, forwards of up to `numbers_of_rows` rows run as pieces; without torch.compile there are none
+    to replay, so they run as they are, padded.
+    """
     from vllm.platforms import current_platform
 
     config = speculator.vllm_config.compilation_config
     rows = 1 + speculator.num_speculative_steps
-    config.cudagraph_capture_sizes = [rows * size for size in batch_sizes]
+    config.cudagraph_capture_sizes = sorted({*(rows * size for size in batch_sizes), *numbers_of_rows})
+    type(speculator.forward.model).is_compiled = mode.has_piecewise_cudagraphs()
     for name in speculator.draft_attn_layer_names:
         config.static_forward_context[name].use_direct_call = True  # else it is one operation that hides all others
     type(current_platform).get_global_graph_pool = lambda self: None
     with recorded_graphs():
-        speculator.init_cudagraph_manager(CUDAGraphMode.FULL_DECODE_ONLY)
+        speculator.init_cudagraph_manager(mode)
         speculator.capture()
     return dict(speculator.forward.graphs.graphs)

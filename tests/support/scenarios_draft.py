@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from recorded_graph import capture_draft_graphs
 from scenarios import generate, greedy, make_llm, metric, model_runner, prompts, recorded_steps, spec_counts, speculator
+from vllm import SamplingParams
+from vllm.config.compilation import CUDAGraphMode
 
 
 def prefix_cache_after_load(target: str, draft: str, spec: dict[str, Any] | None) -> Any:
@@ -41,6 +43,28 @@ def unfit_graphs(target: str, draft: str, backend: str) -> Any:
     replays = sum(graph.num_replays for graph in captured.values())
     refreshes = speculator(llm).forward.attention.refreshes
     return result | {"graphs": tokens, "counts": spec_counts(llm), "replays": replays, "refreshes": refreshes}
+
+
+def pieces(target: str, draft: str) -> Any:
+    """Drafts from graphs of decodes, prompts beside them in pieces of up to 64 rows or apart; against eager ones."""
+    requests = prompts((2, 33, 70, 40, 9))
+    params = [SamplingParams(temperature=0.7, seed=i, max_tokens=6 + 5 * i, ignore_eos=True) for i in range(5)]
+    kw = {"spec": {"draft_sample_method": "probabilistic"}, "max_num_batched_tokens": 96}
+    eager = make_llm(target, draft, **kw)
+    result = {"eager": generate(eager, requests, params), "eager_counts": spec_counts(eager)}
+    llm = make_llm(target, draft, **kw)
+    capture_draft_graphs(speculator(llm), [1, 2, 4], CUDAGraphMode.FULL_AND_PIECEWISE, (32, 64))
+    forwards, model = [], speculator(llm).forward.model
+    forward = type(model).forward
+
+    def noting(self: Any, input_ids: torch.Tensor, *args: Any) -> torch.Tensor:
+        forwards.append([len(input_ids), args[-1].name])
+        return forward(self, input_ids, *args)
+
+    type(model).forward = noting
+    with recorded_steps(llm) as steps:
+        tokens = generate(llm, requests, params)
+    return result | {"graphs": tokens, "counts": spec_counts(llm), "steps": steps, "forwards": forwards}
 
 
 def dummy_runs(target: str, draft: str) -> Any:

@@ -42,9 +42,21 @@ class AcceptanceWatch:
         if not drafted:
             return output
         if isinstance(output, AsyncModelRunnerOutput):
-            return _CountedLater(output, drafted, self)
-        self.count(output, drafted)
+            self._count_later(output, drafted)
+        else:
+            self.count(output, drafted)
         return output
+
+    def _count_later(self, output: AsyncModelRunnerOutput, drafted: Collection[str]) -> None:
+        """An output that is still on its way from the device: whoever waits for it has it counted."""
+        get_output = output.get_output
+
+        def get_and_count() -> Any:
+            known = get_output()
+            self.count(known, drafted)
+            return known
+
+        output.get_output = get_and_count
 
     def count(self, output: Any, drafted: Collection[str]) -> None:
         """Add a step; as vLLM counts, a request that got no token had no draft."""
@@ -58,18 +70,6 @@ class AcceptanceWatch:
         if counts.mean_acceptance_length < self._limits.mean_acceptance_length and now >= self._silent_until:
             self._silent_until = now + self._limits.seconds_between_warnings
             self._warn(counts)
-
-
-class _CountedLater(AsyncModelRunnerOutput):
-    """An output that is still on its way from the device: whoever waits for it has it counted."""
-
-    def __init__(self, output: AsyncModelRunnerOutput, drafted: Collection[str], watch: AcceptanceWatch) -> None:
-        self._output, self._drafted, self._watch = output, drafted, watch
-
-    def get_output(self) -> Any:
-        output = self._output.get_output()
-        self._watch.count(output, self._drafted)
-        return output
 
 
 def warning(counts: AcceptanceStats, spec: Any, target: str) -> str:

@@ -72,13 +72,17 @@ class DraftGraphs(DFlashCudaGraphManager):
         if self.cudagraph_mode.decode_mode() == CUDAGraphMode.FULL:
             self._plan_decodes()
         if self.cudagraph_mode.mixed_mode() == CUDAGraphMode.PIECEWISE:
-            # Few sizes, since up to the largest of them padding costs no time.
-            sizes = {size for size in self.compilation_config.cudagraph_capture_sizes or () if size & (size - 1) == 0}
-            self._capture_descs[CUDAGraphMode.PIECEWISE] = [
-                BatchExecutionDescriptor(cg_mode=CUDAGraphMode.PIECEWISE, num_tokens=size, num_reqs=None)
-                for size in sorted(sizes, reverse=True)
-                if 2 * self.depth <= size <= self.vllm_config.scheduler_config.max_num_batched_tokens
-            ]
+            self._plan_pieces()
+
+    def _plan_pieces(self) -> None:
+        """Few of the target's sizes, each half of the next at most: where weights are waited for, padding is free."""
+        largest, shapes = self.vllm_config.scheduler_config.max_num_batched_tokens, []
+        for size in sorted(self.compilation_config.cudagraph_capture_sizes or (), reverse=True):
+            if 2 * self.depth <= size <= largest:
+                shapes.append(BatchExecutionDescriptor(cg_mode=CUDAGraphMode.PIECEWISE, num_tokens=size, num_reqs=None))
+                largest = size // 2
+        if shapes:
+            self._capture_descs[CUDAGraphMode.PIECEWISE] = shapes
 
     def _plan_decodes(self) -> None:
         sizes = self._batch_sizes()

@@ -15,9 +15,11 @@ from vllm_pard.serving.draft.vocabulary import draft_token_ids, use_target_vocab
 
 logger = init_logger("vllm.vllm_pard")
 
-# Backends that take a request for a decode up to 1 + K rows only and for a prefill above, which no CUDA graph of theirs
-# can replay; a draft step has 2K rows. tests/serving/test_upstream_sources.py reads them from vLLM's sources.
-DECODE_ROWS_LIMITED = frozenset({"FLASHINFER", "HPC_ATTN", "ROCM_AITER_FA", "ROCM_OCTAVE_ATTN", "TURBOQUANT"})
+# Modules of backends of vLLM that take a request for a decode up to 1 + K rows and for a prefill above, which no CUDA
+# graph of theirs can replay; a draft step has 2K rows. (Names would not do: ROCm's calls itself FLASH_ATTN.)
+# tests/serving/test_draft_loading.py reads them from vLLM's sources.
+BACKENDS = "vllm.v1.attention.backends"
+LIMIT_DECODES = frozenset({"flashinfer", "hpc_attn", "rocm_aiter_fa", "rocm_octave_attn", "turboquant_attn"})
 
 
 def load_draft(speculator: Any) -> tuple[nn.Module, GreedyHead | None]:
@@ -47,32 +49,38 @@ def replacement_backend(vllm_config: Any, depth: int) -> AttentionBackendEnum | 
     """CUSTOM where the draft's graphs can't be captured on the backend that vLLM would choose, else None."""
     if depth < 2 or vllm_config.model_config.enforce_eager or vllm_config.speculative_config.enforce_eager:
         return None
-    given = _backend_name(draft_vllm_config(vllm_config, None))
-    if given not in DECODE_ROWS_LIMITED:
+    given = selected_backend(draft_vllm_config(vllm_config, None))
+    if not limits_decodes(given):
         return None
     try:
-        _backend_name(draft_vllm_config(vllm_config, AttentionBackendEnum.CUSTOM))
+        selected_backend(draft_vllm_config(vllm_config, AttentionBackendEnum.CUSTOM))
     except ValueError as error:
-        logger.warning("PARD: the draft runs without full CUDA graphs on %s: %s", given, error)
+        logger.warning("PARD: the draft runs without full CUDA graphs on %s: %s", given.__name__, error)
         return None
     logger.info(
         "PARD: the draft's attention is CUSTOM, since %s can't replay its %d rows a request from a CUDA graph; "
         '"attention_backend" in the speculative config chooses another',
-        given,
+        given.__name__,
         2 * depth,
     )
     return AttentionBackendEnum.CUSTOM
 
 
-def _backend_name(config: Any) -> str:
+def limits_decodes(backend: type[Any]) -> bool:
+    """Whether its metadata builder, or one that this one is built on, knows decodes of 1 + K rows only."""
+    modules = {cls.__module__ for cls in backend.get_builder_cls().__mro__}
+    return bool(modules & {f"{BACKENDS}.{name}" for name in LIMIT_DECODES})
+
+
+def selected_backend(config: Any) -> type[Any]:
     """What vLLM chooses for the draft's layers under `config`. Raises ValueError if that can't run them."""
     model = config.model_config
     with set_current_vllm_config(config):
-        backend = get_attn_backend(
+        backend: type[Any] = get_attn_backend(
             model.get_head_size(),
             model.dtype,
             config.cache_config.cache_dtype,
             num_heads=model.get_num_attention_heads(config.parallel_config),
             has_sliding_window=model.get_sliding_window() is not None,
         )
-    return str(backend.get_name())
+    return backend
