@@ -95,7 +95,7 @@ def check_engine() -> Iterator[Finding]:
         compat.check_hooks(hooks.CONFIG_HOOKS)
         runner = planned_runner()
         if runner == "v2":
-            compat.check_hooks(hooks.V2_HOOKS)
+            compat.check_hooks(hooks.RUNNER_V2_HOOKS)
     except Exception as error:
         text = str(error) if isinstance(error, PardError) else f"{first_line(error)}{torchvision_hint()}"
         yield Finding("vllm support", "problem", text)
@@ -119,7 +119,9 @@ def check_plugin() -> Iterator[Finding]:
     if PLUGIN not in names:
         yield Finding("plugin", "problem", "vLLM can't find it: vllm-pard is not installed here; pip install vllm-pard")
     elif allowed is not None and PLUGIN not in allowed.split(","):
-        yield Finding("plugin", "problem", f"VLLM_PLUGINS={allowed!r} leaves it out; add {PLUGIN!r} to the list")
+        why = f'so vLLM answers {{"method": "{PLUGIN}"}} with a list of its own methods'
+        text = f"VLLM_PLUGINS={allowed!r} leaves it out, {why}; add {PLUGIN!r} to the list"
+        yield Finding("plugin", "problem", text)
     else:
         yield Finding("plugin", "ok", f"vllm-pard {installed_version('vllm-pard')}, loaded by vLLM as {PLUGIN!r}")
 

@@ -4,10 +4,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from vllm_pard.checkpoint import load_tokenizer
 from vllm_pard.draft_vocab_file import DraftVocabError, write_draft_vocab
 from vllm_pard.files import check_writable, read_text
 
@@ -29,7 +29,7 @@ def vocabulary(
     """
     check_writable(output)
     texts = [part for path in text for part in _texts(path)]
-    tokenizer = _load_tokenizer(target)
+    tokenizer = load_tokenizer(target)
     tokenized = [tokenizer(part, add_special_tokens=False).input_ids for part in texts]
     token_ids = most_frequent(tokenized, size, always=tokenizer.all_special_ids)
     write_draft_vocab(output, token_ids)
@@ -54,16 +54,6 @@ def coverage(texts: Iterable[list[int]], token_ids: Iterable[int]) -> float:
     """The share of the texts' tokens that are in the vocabulary, from 0 to 1."""
     kept, known = set(token_ids), [token_id for text in texts for token_id in text]
     return sum(token_id in kept for token_id in known) / max(len(known), 1)
-
-
-def _load_tokenizer(target: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(target)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DraftVocabError(f"can't load the tokenizer of {target!r}: {reason}") from error
 
 
 def _texts(path: Path) -> Iterator[str]:

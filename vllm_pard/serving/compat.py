@@ -9,7 +9,7 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from vllm_pard.config import ConfigError
-from vllm_pard.serving.hooks import Hook
+from vllm_pard.serving.hooks.hook import Hook
 
 ALLOW_UNTESTED = "VLLM_PARD_ALLOW_UNTESTED"
 UPSTREAM_ALTERNATIVE = '{"method": "draft_model", "parallel_drafting": true}'

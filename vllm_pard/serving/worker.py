@@ -81,14 +81,17 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         runner.speculator = PardSpeculator(runner.vllm_config, runner.device, runner.req_states)
 
     def _use_v1_proposer(self) -> None:
+        compat.check_hooks(hooks.RUNNER_V1_HOOKS)
         from vllm_pard.serving.v1_proposer import PardProposer
+        from vllm_pard.serving.v1_sampler import PardRejectionSampler
 
         for scope in scopes_of_worker("v1", is_cpu=current_platform.is_cpu()):
             apply_patches(scope)
-        runner, spec = self.model_runner, self.vllm_config.speculative_config
-        draft_vocab_size = spec.draft_model_config.get_vocab_size()
-        if spec.draft_vocab or draft_vocab_size != self.vllm_config.model_config.get_vocab_size():
-            runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
+        runner = self.model_runner
+        runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
+        runner.rejection_sampler = PardRejectionSampler(
+            runner.sampler, self.vllm_config.speculative_config, runner.device
+        )
 
     def compile_or_warm_up_model(self) -> Any:
         """The last thing before the engine is ready: what drafts can need is compiled, and it is known what drafts."""
