@@ -20,19 +20,11 @@ PAIRS: dict[str, tuple[str, int | None]] = {
 }
 SLOW_ON_V1 = {"olmo3, 2 K/V heads", "gemma2"}
 SLOW_ON_V2 = {"olmo3, 1 K/V head", "gemma2", "gemma3, a draft of its kind"}
-# vLLM spreads these drafts over several K/V cache groups.
-SPREAD = {"olmo3, 2 K/V heads", "gemma3", "gemma3, a draft of its kind"}
 
 
-def rows(slow: set[str], fails: set[str] = frozenset()) -> list[Any]:  # type: ignore[assignment]
+def rows(slow: set[str]) -> list[Any]:
     return [
-        pytest.param(
-            pair,
-            id=name,
-            marks=[pytest.mark.slow] * (name in slow)
-            + [pytest.mark.xfail(strict=True, reason="V2 asks for one K/V cache group")] * (name in fails),
-        )
-        for name, pair in PAIRS.items()
+        pytest.param(pair, id=name, marks=[pytest.mark.slow] if name in slow else []) for name, pair in PAIRS.items()
     ]
 
 
@@ -60,7 +52,7 @@ def test_v1(pair: Pair) -> None:
     assert len({token for tokens in result["plain"] for token in tokens}) > 20, "a target that says something"
 
 
-@pytest.mark.parametrize("pair", rows(SLOW_ON_V2, fails=SPREAD), indirect=True)
+@pytest.mark.parametrize("pair", rows(SLOW_ON_V2), indirect=True)
 def test_v2(pair: Pair) -> None:
     result = run_scenario(
         "scenarios:compare", runner="v2", **pair, num_drafts=4, prompt_lengths=[3, 33, 75], max_tokens=16
