@@ -66,12 +66,16 @@ def speculative_attention_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_NEW: tl.constexpr, BLOCK_HEAD: tl.constexpr,
     HAS_ANCESTORS: tl.constexpr, HAS_SOFT_CAP: tl.constexpr, HAS_WINDOW: tl.constexpr,
     IS_FP8: tl.constexpr, FP8_MAX: tl.constexpr, IS_SPLIT: tl.constexpr,
+    HAS_ROW_TILES: tl.constexpr,
 ):  # fmt: skip
     # Tiles of the same keys and values start side by side, so that the cache serves all but the first.
     program = tl.program_id(0)
-    row_tile = program % num_row_tiles
-    kv_head = (program // num_row_tiles % num_kv_heads).to(tl.int64)
-    req = (program // num_row_tiles // num_kv_heads).to(tl.int64)
+    row_tile = 0  # known to the compiler where it can be: sm_80 spills registers otherwise
+    if HAS_ROW_TILES:
+        row_tile = program % num_row_tiles
+        program = program // num_row_tiles
+    kv_head = (program % num_kv_heads).to(tl.int64)
+    req = (program // num_kv_heads).to(tl.int64)
     split = tl.program_id(1)
     is_last = split == num_splits - 1
 

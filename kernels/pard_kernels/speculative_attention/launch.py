@@ -67,6 +67,7 @@ def speculative_attention(
         BLOCK_HEAD=power_of_two(head_size),
         HAS_ANCESTORS=ancestor_masks is not None, HAS_SOFT_CAP=soft_cap > 0, HAS_WINDOW=window is not None,
         IS_FP8=key_scale is not None, FP8_MAX=torch.finfo(key_cache.dtype).max, IS_SPLIT=partial is not None,
+        HAS_ROW_TILES=shape.num_row_tiles > 1,
         **shape.compiler_options,
     )  # fmt: skip
     if partial:

@@ -78,13 +78,15 @@ def launch_variants(
 ) -> list[tuple[int, int]]:
     """(rows, splits) of the calls that compile whatever a call of up to so many of them can need, each variant once.
 
-    Rows decide by the tiles that they fill, splits by whether there are several and by the tile that merges them.
+    Rows decide by the tiles that they fill, one or several, splits by whether there are several and by the tile that
+    merges them.
     """
     least_splits = {power_of_two(n) if n > 1 else 1: n for n in range(max_num_splits, 0, -1)}
     found: dict[tuple[LaunchShape, bool], tuple[int, int]] = {}
     for num_rows in range(1, max_num_rows + 1):
         for num_splits in sorted(least_splits.values())[:2]:
-            tiles = replace(shape_of(num_rows, num_splits), num_row_tiles=1)
+            shape = shape_of(num_rows, num_splits)
+            tiles = replace(shape, num_row_tiles=min(shape.num_row_tiles, 2))
             found.setdefault((tiles, num_splits > 1), (num_rows, num_splits))
     return [*found.values(), *((1, num_splits) for num_splits in sorted(least_splits.values())[2:])]
 
