@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from scenarios import TEMPERATURE, compare, generate, greedy, make_llm, prompts, spec_counts
-from vllm import SamplingParams
+from scenarios import compare, generate, greedy, make_llm, prompts, spec_counts
 
 __all__ = ["compare"]
 
@@ -23,13 +22,6 @@ def drafted(target: str, draft: str, spec: dict[str, Any]) -> Any:
     """Outputs and counts of one method. (vLLM's counters are per process: two methods need two.)"""
     llm = make_llm(target, draft, spec=spec)
     return {"tokens": generate(llm, prompts(), greedy()), "counts": spec_counts(llm)}
-
-
-def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
-    """Draw answers of three tokens."""
-    llm = make_llm(target, draft, spec={"draft_sample_method": method}, max_num_seqs=64, max_num_batched_tokens=1024)
-    params = SamplingParams(temperature=TEMPERATURE, max_tokens=3, ignore_eos=True)
-    return {"tokens": generate(llm, [{"prompt_token_ids": prompt}] * num_samples, params), "counts": spec_counts(llm)}
 
 
 def without_the_package(target: str) -> Any:

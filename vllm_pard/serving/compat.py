@@ -7,28 +7,21 @@
 import importlib
 import inspect
 import os
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from packaging.requirements import Requirement
 
 from vllm_pard.config import ConfigError
+from vllm_pard.serving.hook import Hook
+from vllm_pard.serving.sampling_hooks import SAMPLING_HOOKS, V1_SAMPLING_HOOKS, VALIDATION_HOOKS
 
 ALLOW_UNTESTED = "VLLM_PARD_ALLOW_UNTESTED"
 UPSTREAM_ALTERNATIVE = '{"method": "draft_model", "parallel_drafting": true}'
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hook:
-    """An upstream name, in its defining module, and the parameters that we pass or override."""
-
-    module: str
-    name: str  # dotted for a member of a class
-    parameters: tuple[str, ...] = ()
-
-
 CONFIG_HOOKS = (
+    *VALIDATION_HOOKS,
     Hook(
         module="vllm.engine.arg_utils",
         name="EngineArgs.create_speculative_config",
@@ -44,6 +37,7 @@ CONFIG_HOOKS = (
 )
 
 WORKER_HOOKS = (
+    *V1_SAMPLING_HOOKS,
     Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.init_device"),
     Hook(module="vllm.v1.worker.gpu_worker", name="Worker.init_device"),
     Hook(module="vllm.v1.spec_decode.draft_model", name="DraftModelProposer"),
@@ -238,7 +232,7 @@ ATTENTION_HOOKS = (
     ),
 )
 
-RUNNER_V2_HOOKS = V2_HOOKS + GRAPH_HOOKS + HEAD_HOOKS + ATTENTION_HOOKS
+RUNNER_V2_HOOKS = V2_HOOKS + SAMPLING_HOOKS + GRAPH_HOOKS + HEAD_HOOKS + ATTENTION_HOOKS
 HOOKS = CONFIG_HOOKS + WORKER_HOOKS + RUNNER_V2_HOOKS
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from vllm.config.speculative import SpeculativeConfig
 from vllm.config.utils import config
 from vllm.logger import init_logger
+from vllm.platforms import current_platform
 
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
@@ -48,6 +49,11 @@ class PardSpeculativeConfig(SpeculativeConfig):
     def max_num_new_slots_for_drafting(self) -> int:
         """Rows that a draft forward adds to a request's scheduled tokens: the bonus token and K - 1 masks."""
         return int(self.num_speculative_tokens)
+
+    @property
+    def serves_every_sampling_param(self) -> bool:
+        """Whether min_p and logit_bias are served: V2 verifies with them, V1 on a CPU doesn't draft for them."""
+        return self.runner == "v2" or current_platform.is_cpu()
 
     def __repr__(self) -> str:
         return (

@@ -20,6 +20,7 @@ from vllm_pard.drafting.backlog import DraftBacklog
 from vllm_pard.serving.draft_forward import DraftForward, DraftStep
 from vllm_pard.serving.draft_graphs import DraftGraphs, graph_mode
 from vllm_pard.serving.draft_group import tensor_parallel_group
+from vllm_pard.serving.draft_sampling import FilteredDrafts
 
 
 class PardSpeculator(DraftForward):
@@ -40,6 +41,7 @@ class PardSpeculator(DraftForward):
         self.num_extra_query_per_req = self.num_speculative_steps
         self.backlog = DraftBacklog(self.max_num_reqs)
         self.graphs: DraftGraphs | None = None
+        self.filtered_drafts: FilteredDrafts | None = None  # with probabilistic drafts, once the sampler is built
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         """Plan a graph for each batch size and K, where the draft's attention can be captured."""
@@ -101,6 +103,8 @@ class PardSpeculator(DraftForward):
         )
         with tensor_parallel_group(self.draft_group):
             self._draft_dummy(step, num_drafts) if dummy_run else self._draft_or_skip(step, num_drafts)
+        if self.filtered_drafts is not None and not dummy_run:
+            self.filtered_drafts.redraw(batch.idx_mapping_np, num_drafts)
         if self.draft_group is not None:
             # Ranks that differed in a single draft token would verify different texts; one small message rules it out.
             get_tp_group().broadcast(self.draft_tokens)

@@ -47,6 +47,35 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         else:
             self._use_v1_proposer()
 
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load target and draft, and let drafting and verification know the samplers that are built with them."""
+        super().load_model(*args, **kwargs)
+        if self.use_v2_model_runner:
+            self._use_v2_samplers()
+
+    def take_draft_token_ids(self) -> Any:
+        """Hand a step's drafts to the scheduler."""
+        drafts = super().take_draft_token_ids()
+        if drafts is None or self.use_v2_model_runner:
+            return drafts
+        from vllm_pard.serving.v1_sampling import drop_unverifiable
+
+        return drop_unverifiable(drafts, self.model_runner)
+
+    def _use_v2_samplers(self) -> None:
+        from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
+
+        from vllm_pard.serving.draft_sampling import FilteredDrafts
+        from vllm_pard.serving.named_logprobs import NamedLogprobsRejectionSampler
+
+        runner, verifier = self.model_runner, self.model_runner.rejection_sampler
+        if type(verifier) is RejectionSampler:  # a model may bring its own
+            runner.rejection_sampler = NamedLogprobsRejectionSampler(
+                runner.sampler, runner.speculative_config, runner.device, watermark_key=verifier.watermark_key
+            )
+        if runner.speculator.draft_logits is not None:
+            runner.speculator.filtered_drafts = FilteredDrafts(runner.speculator, runner.sampler.sampling_states)
+
     def _use_v2_speculator(self) -> None:
         compat.check_hooks(compat.RUNNER_V2_HOOKS)
         from vllm_pard.serving.attention_backends import register
@@ -66,4 +95,8 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         draft_vocab_size = spec.draft_model_config.get_vocab_size()
         if spec.draft_vocab or draft_vocab_size != self.vllm_config.model_config.get_vocab_size():
             runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
+        if spec.serves_every_sampling_param:
+            from vllm_pard.serving.v1_sampling import restore_logits_processors
+
+            restore_logits_processors(runner)
         logger.info("PARD: %s drafts on model runner V1", type(runner.drafter).__name__)

@@ -1,0 +1,12 @@
+"""A name of vLLM's that we rely on."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hook:
+    """An upstream name, in its defining module, and the parameters that we pass or override."""
+
+    module: str
+    name: str  # dotted for a member of a class
+    parameters: tuple[str, ...] = ()
