@@ -7,7 +7,7 @@ import pytest
 import torch
 from engine import run_scenario
 from exact_sampling import filtered_probs, mask_row_probs, p_value, second_token_probs
-from tiny_models import MASK_TOKEN_ID
+from tiny_models import MASK_TOKEN_ID, save_adapter
 
 pytestmark = pytest.mark.engine
 
@@ -41,6 +41,25 @@ def test_wishes_of_a_request(
     if runner == "v2":
         assert all({"5", "77", "200"} < set(scores) for i in (7, 8) for scores in pard[i]["logprobs"])
         assert len(pard[7]["logprobs"]) == 20
+    assert 0 < result["counts"]["num_accepted_tokens"] < result["counts"]["num_draft_tokens"]
+
+
+@pytest.mark.parametrize("runner", [pytest.param("v1", marks=pytest.mark.slow), "v2"])
+def test_adapters(tiny_pair: tuple[Path, Path], tmp_path: Path, request: pytest.FixtureRequest, runner: str) -> None:
+    """One adapter of the layers, one of the lm_head, whose rows are a request's drafts and its bonus token."""
+    target, draft = tiny_pair
+    folders = [
+        save_adapter(tmp_path / "layers", target, ("q_proj", "down_proj"), seed=1),
+        save_adapter(tmp_path / "head", target, ("lm_head",), seed=2),
+    ]
+    variables = request.getfixturevalue("newest_vllm") if runner == "v2" else {}
+    result = run_scenario(
+        "scenarios_sampling:adapters", runner=runner, environment=variables, target=target, draft=draft,
+        folders=folders,
+    )  # fmt: skip
+    assert result["pard"] == result["plain"]
+    for i in (1, 2, 4, 5):
+        assert result["plain"][i] != result["unadapted"][i], "an adapter makes a difference"
     assert 0 < result["counts"]["num_accepted_tokens"] < result["counts"]["num_draft_tokens"]
 
 

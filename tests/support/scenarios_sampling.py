@@ -7,6 +7,7 @@ import torch
 from scenarios import generate, make_llm, prompts, spec_counts, speculator
 from tiny_models import VOCAB_SIZE
 from vllm import SamplingParams
+from vllm.lora.request import LoRARequest
 
 
 def wishes(target: str, draft: str, names_tokens: bool) -> Any:
@@ -54,6 +55,24 @@ def _scored(llm: Any, requests: list[Any], params: list[SamplingParams]) -> list
         }
         for output in outputs
     ]
+
+
+def adapters(target: str, draft: str, folders: list[str]) -> Any:
+    """Greedy requests without an adapter and with each of some, mixed in a batch, plain and with PARD."""
+    requests = prompts((5, 40, 12, 3, 20, 70))
+    loras = [LoRARequest(str(i), i + 1, folder) for i, folder in enumerate(folders)]
+    wanted = [None, *loras, None, *loras][: len(requests)]
+    params = SamplingParams(temperature=0, max_tokens=14, ignore_eos=True)
+    kw = {"enable_lora": True, "max_loras": len(loras), "max_lora_rank": 8, "max_num_seqs": 6}
+
+    def answers(llm: Any) -> list[list[int]]:
+        outputs = llm.generate(requests, params, lora_request=wanted, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    plain = make_llm(target, None, **kw)
+    unadapted, adapted = generate(plain, requests, params), answers(plain)
+    llm = make_llm(target, draft, **kw)
+    return {"unadapted": unadapted, "plain": adapted, "pard": answers(llm), "counts": spec_counts(llm)}
 
 
 def sampling(

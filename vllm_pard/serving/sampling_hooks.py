@@ -20,6 +20,12 @@ V1_SAMPLING_HOOKS = (
 
 SAMPLING_HOOKS = (
     Hook(
+        module="vllm.v1.worker.gpu.lora_utils",
+        name="LoraState.make_lora_inputs",
+        parameters=("self", "req_ids", "idx_mapping", "num_scheduled_tokens"),
+    ),
+    Hook(module="vllm.v1.worker.gpu_worker", name="Worker.execute_model", parameters=("self", "scheduler_output")),
+    Hook(
         module="vllm.v1.worker.gpu.sample.gumbel",
         name="gumbel_sample",
         parameters=(

@@ -76,6 +76,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     _check_parallelism(target_parallel_config)
     runner = planned_runner()
     _check_num_drafts(wanted, runner)
+    _check_adapters(wanted, engine_args)
     _check_draft_length(wanted, runner)
     _check_draft_tensor_parallelism(wanted, target_parallel_config.tensor_parallel_size, runner)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
@@ -168,6 +169,14 @@ def _check_num_drafts(wanted: PardConfig, runner: Runner) -> None:
         raise ConfigError(
             '"num_speculative_tokens_per_batch_size" and "enable_adaptive_verification" both choose how many drafts '
             "are verified: leave one of them out"
+        )
+
+
+def _check_adapters(wanted: PardConfig, engine_args: Any) -> None:
+    if wanted.upstream.get("enable_adaptive_verification") and getattr(engine_args, "enable_lora", False):
+        raise ConfigError(
+            '"enable_adaptive_verification" chooses on the device which drafts are verified, and adapters of the '
+            "lm_head are placed by the host: leave it out, or leave enable_lora out"
         )
 
 

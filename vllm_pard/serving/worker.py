@@ -53,6 +53,12 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         if self.use_v2_model_runner:
             self._use_v2_samplers()
 
+    def execute_model(self, scheduler_output: Any) -> Any:
+        """Run a step; adapters have to know how many rows of logits each request has in it."""
+        if self.use_v2_model_runner and self.model_runner.lora_config is not None:
+            self.model_runner.lora_state.schedule(scheduler_output.scheduled_spec_decode_tokens)
+        return super().execute_model(scheduler_output)
+
     def take_draft_token_ids(self) -> Any:
         """Hand a step's drafts to the scheduler."""
         drafts = super().take_draft_token_ids()
@@ -79,11 +85,14 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
     def _use_v2_speculator(self) -> None:
         compat.check_hooks(compat.RUNNER_V2_HOOKS)
         from vllm_pard.serving.attention_backends import register
+        from vllm_pard.serving.lora import VerifiedRowsLoraState
         from vllm_pard.serving.speculator import PardSpeculator
 
         register()  # layers of target and draft ask for it when they are built
         runner = self.model_runner
         runner.speculator = PardSpeculator(runner.vllm_config, runner.device, runner.req_states)
+        if runner.lora_config is not None:
+            runner.lora_state = VerifiedRowsLoraState(runner.max_num_reqs)
         logger.info("PARD: %s drafts on model runner V2", type(runner.speculator).__name__)
 
     def _use_v1_proposer(self) -> None:
