@@ -63,6 +63,8 @@ def test_v2_is_planned_where_triton_runs(configure: Configure) -> None:
         configure({"max_model_len": 64})
     with pytest.raises(PardError, match="both choose how many drafts are verified: leave one of them out"):
         configure(schedule | {"enable_adaptive_verification": True})
+    with pytest.raises(PardError, match="adapters of the lm_head are placed by the host: leave it out"):
+        configure({"enable_adaptive_verification": True}, enable_lora=True)
 
 
 ROPE = {"rope_theta": 10000.0, "original_max_position_embeddings": 64, "factor": 8.0}

@@ -3,14 +3,17 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from engine import run_scenario
+from vllm.platforms.cpu import CpuPlatform
 
 from vllm_pard.serving import patches
 from vllm_pard.serving.plugin import register
+from vllm_pard.serving.speculative_config import PardSpeculativeConfig
 
 
 def test_register_is_idempotent_and_can_be_undone() -> None:
@@ -47,9 +50,25 @@ def test_other_configs_go_to_the_original(given: Any) -> None:
     assert wrapped(Arguments(), 1, 2) == ("original", given, 1, 2)
 
 
+def test_biased_requests_pass_where_pard_serves_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """min_p and logit_bias: any other engine's requests meet vLLM's own check."""
+    asked: list[Any] = []
+    wrapped = patches.PATCHES[1].wrap(lambda self, config: asked.append(config))
+    serves = PardSpeculativeConfig.serves_every_sampling_param.fget
+    on_v1, on_v2 = (
+        SimpleNamespace(serves_every_sampling_param=serves(SimpleNamespace(runner=r))) for r in ("v1", "v2")
+    )
+    monkeypatch.setattr(CpuPlatform, "is_cpu", lambda self: False)
+    elsewhere = SimpleNamespace(serves_every_sampling_param=serves(SimpleNamespace(runner="v1")))
+    others = [None, SimpleNamespace(method="ngram"), elsewhere]
+    for config in (*others, on_v1, on_v2):
+        wrapped(None, config)
+    assert asked == others
+
+
 def test_request_values_are_repeated_for_their_tokens() -> None:
     """What vLLM's CPU kernel loses: a float for each request, repeated for each of its tokens, zeros replaced."""
-    wrapped = patches.PATCHES[1].wrap(lambda: None)
+    wrapped = patches.PATCHES[2].wrap(lambda: None)
     got = wrapped(torch.tensor([0.7, 0.0, 1.5]), torch.tensor([2, 2, 5]), 5, replace_from=0, replace_to=1)
     assert got.tolist() == pytest.approx([0.7, 0.7, 1.5, 1.5, 1.5])
     got = wrapped(torch.tensor([0.5, 0.0]), torch.tensor([1, 3]), 3, replace_from=0, replace_to=1)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from engine import run_scenario
 from tiny_models import MASK_TOKEN_ID, edit_config, save_pair
 from transformers import LlamaForCausalLM
@@ -95,53 +94,3 @@ def test_draft_with_fewer_positions(tiny_pair: tuple[Path, Path], tmp_path: Path
     else:
         whole = run_scenario("scenarios:compare", runner=runner, target=target, draft=draft, **arguments)
         assert result == whole, "the same rotary table, only longer"
-
-
-TEMPERATURE = 0.7  # as in scenarios.py
-PROMPT = [72, 105, 44, 32, 116]
-NUM_CHECKED = 24  # tokens with a bin of their own; the others share one
-CRITICAL = 58.6  # chi-square, 24 degrees of freedom, p = 0.0001
-
-
-def second_token_probs(folder: Path, mask_tokens: bool = False) -> torch.Tensor:
-    """Exact distribution of the second new token; of the draft, that of its mask row. [V]"""
-    model = LlamaForCausalLM.from_pretrained(folder).eval()
-    with torch.inference_mode():
-        if mask_tokens:
-            return (
-                model(torch.tensor([[*PROMPT, 0, MASK_TOKEN_ID]])).logits[0, -1].double().div(TEMPERATURE).softmax(-1)
-            )
-        first = model(torch.tensor([PROMPT])).logits[0, -1].double().div(TEMPERATURE).softmax(-1)
-        rows = torch.cat([torch.tensor([PROMPT]).expand(len(first), -1), torch.arange(len(first))[:, None]], dim=1)
-        return first @ model(rows).logits[:, -1].double().div(TEMPERATURE).softmax(-1)
-
-
-def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> float:
-    top = probs.topk(NUM_CHECKED).indices
-    observed = torch.cat([counts[top], (counts.sum() - counts[top].sum())[None]])
-    expected = torch.cat([probs[top], (1 - probs[top].sum())[None]]) * counts.sum()
-    return float(((observed - expected) ** 2 / expected).sum())
-
-
-@pytest.mark.parametrize(
-    ("runner", "method", "num_samples"),
-    [
-        ("v1", "greedy", 4000),
-        ("v1", "probabilistic", 4000),
-        pytest.param("v2", "greedy", 600, marks=pytest.mark.slow),
-        pytest.param("v2", "probabilistic", 600, marks=pytest.mark.slow),
-        pytest.param("v2", "block", 600, marks=pytest.mark.slow),
-    ],
-)
-def test_sampling_follows_the_target(tiny_pair: tuple[Path, Path], runner: str, method: str, num_samples: int) -> None:
-    """The second token is the first that can come from a draft; its distribution must be the target's."""
-    target, draft = tiny_pair
-    result = run_scenario(
-        f"scenarios_{runner}:sampling", runner=runner, target=target, draft=draft, method=method,
-        num_samples=num_samples, prompt=PROMPT,
-    )  # fmt: skip
-    counts = torch.bincount(torch.tensor([tokens[1] for tokens in result["tokens"]]), minlength=320).double()
-    assert chi_square(counts, second_token_probs(target)) < CRITICAL
-    of_the_draft = chi_square(counts, second_token_probs(draft, mask_tokens=True))
-    assert of_the_draft > 1.5 * CRITICAL, "the test can tell the difference"
-    assert result["counts"]["num_accepted_tokens"] > 0

@@ -48,6 +48,7 @@ def run_and_exit(request: dict[str, Any]) -> None:
 def main() -> None:
     if runner != "v1":
         v2_interpreter.keep_asynchronous_scheduling()
+        v2_interpreter.use_torch_top_k_top_p()
     if runner == "v2-triton":
         v2_interpreter.use_triton_attention()
     if runner == "v2-flash":

@@ -9,7 +9,6 @@ import torch
 from engine import ENGINE
 from vllm import LLM, SamplingParams, TokensPrompt
 
-TEMPERATURE = 0.7  # of sampled scenarios: another value than 1 shows that it is applied
 LENGTHS = (1, 2, 3, 7, 15, 31, 32, 33, 50, 64, 75, 90)
 
 

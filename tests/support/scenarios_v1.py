@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scenarios import TEMPERATURE, compare, generate, greedy, make_llm, model_runner, prompts, spec_counts
+from scenarios import compare, generate, greedy, make_llm, model_runner, prompts, spec_counts
 from vllm import SamplingParams
 
 __all__ = ["compare"]
@@ -47,13 +47,6 @@ def _recorded_drafts(llm: Any, requests: Any, params: Any) -> Any:
     runner.drafter.propose = recording
     tokens = generate(llm, requests, params)
     return {"num_groups": len(runner.kv_cache_config.kv_cache_groups), "drafts": drafts, "tokens": tokens}
-
-
-def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
-    """Draw answers of three tokens."""
-    llm = make_llm(target, draft, spec={"draft_sample_method": method}, max_num_seqs=64, max_num_batched_tokens=1024)
-    params = SamplingParams(temperature=TEMPERATURE, max_tokens=3, ignore_eos=True)
-    return {"tokens": generate(llm, [{"prompt_token_ids": prompt}] * num_samples, params), "counts": spec_counts(llm)}
 
 
 def without_the_package(target: str) -> Any:

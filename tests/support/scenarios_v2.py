@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from recorded_graph import capture_draft_graphs
 from scenarios import (
-    TEMPERATURE,
     generate,
     greedy,
     make_llm,
@@ -74,7 +73,9 @@ def graphs(target: str, draft: str, num_drafts: int, spec: dict[str, Any], tempe
     """Draft steps replayed from graphs, which were captured before the first request, against eager ones."""
     requests = prompts((2, 33, 70, 40, 9))
     params = [
-        SamplingParams(temperature=temperature, seed=seed, max_tokens=max_tokens, ignore_eos=True)
+        SamplingParams(
+            temperature=temperature, top_p=(1, 0.8)[seed % 2], seed=seed, max_tokens=max_tokens, ignore_eos=True
+        )
         for seed, max_tokens in enumerate((36, 10, 6, 21, 16))
     ]
     kw = {"num_drafts": num_drafts, "spec": spec, "max_num_batched_tokens": 96}
@@ -238,15 +239,3 @@ def _first_request_blocks(llm: LLM, requests: list[Any], params: list[SamplingPa
             break
         engine.step()
     return blocks, text
-
-
-def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
-    """Draw answers of three tokens, one seed each; "block" verifies probabilistic drafts in blocks."""
-    spec = {"draft_sample_method": "greedy" if method == "greedy" else "probabilistic"}
-    if method == "block":
-        spec["rejection_sample_method"] = "block"
-    llm = make_llm(target, draft, spec=spec, max_num_seqs=32, max_num_batched_tokens=512)
-    params = [
-        SamplingParams(temperature=TEMPERATURE, max_tokens=3, ignore_eos=True, seed=seed) for seed in range(num_samples)
-    ]
-    return {"tokens": generate(llm, [{"prompt_token_ids": prompt}] * num_samples, params), "counts": spec_counts(llm)}

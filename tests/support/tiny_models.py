@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -68,6 +69,23 @@ def save_pair(folder: Path, *, draft_vocab_size: int = VOCAB_SIZE) -> tuple[Path
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator) * parameter.std()
     draft = save_model(llama, folder / "draft", {"pard_token": MASK_TOKEN_ID, "spd_type": "pard"})
     return target, draft
+
+
+def save_adapter(folder: Path, target: Path, modules: tuple[str, ...], seed: int) -> str:
+    """A LoRA adapter of a target, in the format of PEFT, that changes its outputs."""
+    rank, generator = 8, torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in LlamaForCausalLM.from_pretrained(target).named_modules():
+        if name.rpartition(".")[2] in modules:
+            num_out, num_in = module.weight.shape
+            for part, shape in (("A", (rank, num_in)), ("B", (num_out, rank))):
+                key = f"base_model.model.{name}.lora_{part}.weight"
+                tensors[key] = 0.3 * torch.randn(shape, generator=generator)
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": list(modules), "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return str(folder)
 
 
 def edit_config(source: Path, folder: Path, **changes: Any) -> str:

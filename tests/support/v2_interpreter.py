@@ -92,6 +92,13 @@ def keep_asynchronous_scheduling() -> None:
     CpuPlatform.check_and_update_config = classmethod(check_and_keep)
 
 
+def use_torch_top_k_top_p() -> None:
+    """vLLM's own twin of its kernel, which counts with numbers where the interpreter has no tensors. Imports vLLM."""
+    from vllm.v1.sample.ops import topk_topp_sampler
+
+    topk_topp_sampler.HAS_TRITON = False
+
+
 def use_attention(name: str) -> None:
     """A backend in place of vLLM's C++ one for CPUs, unless a model asks for another. Imports vLLM."""
     from vllm.platforms.cpu import CpuPlatform

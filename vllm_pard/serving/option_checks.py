@@ -34,6 +34,15 @@ def check_options(
     _check_draft_tensor_parallelism(wanted, target_parallel_config.tensor_parallel_size, runner)
 
 
+def check_adapters(wanted: PardConfig, engine_args: Any) -> None:
+    """Raise ConfigError where the engine could not tell which row of logits is whose adapter's."""
+    if wanted.upstream.get("enable_adaptive_verification") and getattr(engine_args, "enable_lora", False):
+        raise ConfigError(
+            '"enable_adaptive_verification" chooses on the device which drafts are verified, and adapters of the '
+            "lm_head are placed by the host: leave it out, or leave enable_lora out"
+        )
+
+
 def check_batched_tokens(engine_args: Any, max_model_len: int, num_speculative_tokens: int) -> None:
     """A step holds a request's verified tokens and the rows of its draft; refuse or warn where they have no room."""
     limit = engine_args.max_num_batched_tokens

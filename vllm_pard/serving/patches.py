@@ -81,6 +81,14 @@ def _wrap_create_speculative_config(original: Callable[..., Any]) -> Callable[..
     return create_speculative_config
 
 
+def _wrap_validate_spec_decode(original: Callable[..., Any]) -> Callable[..., Any]:
+    def validate_spec_decode(self: Any, speculative_config: Any) -> None:
+        if not getattr(speculative_config, "serves_every_sampling_param", False):
+            original(self, speculative_config)
+
+    return validate_spec_decode
+
+
 def _wrap_expand_batch_to_tokens(original: Callable[..., Any]) -> Callable[..., Any]:
     def expand_batch_to_tokens(
         x: Any, cu_num_tokens: Any, num_tokens: int, replace_from: float = 0, replace_to: float = 0
@@ -117,6 +125,15 @@ PATCHES = (
         "SpeculativeConfig objects before vLLM validates it; every other config goes to the original untouched",
         upstream="https://github.com/vllm-project/vllm/issues/36219 (unifying the interfaces of speculative decoding)",
         remove_when="vLLM takes speculative methods from plugins",
+    ),
+    Patch(
+        target="vllm.sampling_params:SamplingParams._validate_spec_decode",
+        wrap=_wrap_validate_spec_decode,
+        why="vLLM refuses min_p and logit_bias under any speculation, because V1 verifies without them; V2 applies "
+        "both to every row that it verifies, and on V1 PARD doesn't draft for these requests; without PARD, the "
+        "original decides",
+        upstream="https://github.com/vllm-project/vllm/issues/42744 (V1's rejection sampler skips both)",
+        remove_when="vLLM takes these requests on model runner V2",
     ),
     Patch(
         target="vllm.v1.sample.rejection_sampler:expand_batch_to_tokens",

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from vllm.config.speculative import SpeculativeConfig
 from vllm.config.utils import config
 from vllm.logger import init_logger
+from vllm.platforms import current_platform
 
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import Loading, PardCheckpoint, check_tokenizers
@@ -20,6 +21,7 @@ from vllm_pard.serving.draft.positions import extend_draft
 from vllm_pard.serving.option_checks import (
     RUNNER_VARIABLE,
     Runner,
+    check_adapters,
     check_batched_tokens,
     check_draft_vocab,
     check_options,
@@ -61,6 +63,11 @@ class PardSpeculativeConfig(SpeculativeConfig):
         """Rows that a draft forward adds to a request's scheduled tokens: the bonus token and K - 1 masks."""
         return self.draft_depth
 
+    @property
+    def serves_every_sampling_param(self) -> bool:
+        """Whether min_p and logit_bias are served: V2 verifies with them, V1 on a CPU doesn't draft for them."""
+        return self.runner == "v2" or current_platform.is_cpu()
+
     def __repr__(self) -> str:
         return (
             f"PardSpeculativeConfig(method='pard', draft={self.model!r}, "
@@ -84,6 +91,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
         return None
     runner = planned_runner()
     check_options(wanted, target_model_config, target_parallel_config, runner, WORKER_CLS)
+    check_adapters(wanted, engine_args)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
     check_batched_tokens(engine_args, target_model_config.max_model_len, num_speculative_tokens)
     draft_vocab = check_draft_vocab(wanted, draft, target_model_config, target_parallel_config, runner)

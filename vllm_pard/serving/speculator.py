@@ -26,6 +26,7 @@ from vllm_pard.serving.draft.kv import DraftKV, StepRequests
 from vllm_pard.serving.draft.loading import load_draft
 from vllm_pard.serving.draft.model import DraftModel, draft_vllm_config
 from vllm_pard.serving.draft.rows import NO_REQUEST, DraftRows, DraftStep
+from vllm_pard.serving.draft.sampling import FilteredDrafts
 from vllm_pard.serving.draft.vocabulary import NEVER
 
 IntArray = NDArray[np.int32]
@@ -60,6 +61,7 @@ class PardSpeculator(DraftModelSpeculator):
         self.rows = DraftRows(self, self.draft_kv.num_tokens)
         self.forward = DraftForward(self.rows, self.depth, self.max_model_len)
         self.head: GreedyHead | None = None  # None: the model's logits choose the tokens
+        self.filtered_drafts: FilteredDrafts | None = None  # with probabilistic drafts, once the sampler is built
 
     def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
         """Load the draft through vLLM, answering in the target's vocabulary."""
@@ -166,6 +168,8 @@ class PardSpeculator(DraftModelSpeculator):
                 self._draft_dummy(step)
             else:
                 self._draft(step)
+        if self.filtered_drafts is not None and not dummy_run:
+            self.filtered_drafts.redraw(input_batch.idx_mapping_np, step.num_drafts)
         self._agree()
         return self.draft_tokens[: input_batch.num_reqs]
 

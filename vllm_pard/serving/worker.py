@@ -54,6 +54,12 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         else:
             self._use_v1_proposer()
 
+    def load_model(self, *args: Any, **kwargs: Any) -> None:
+        """Load target and draft, and let drafting and verification know the samplers that are built with them."""
+        super().load_model(*args, **kwargs)
+        if self.use_v2_model_runner:
+            self._use_v2_samplers()
+
     def reload_weights(self, *args: Any, **kwargs: Any) -> Any:
         """Let the draft's copies of weights follow."""
         return self._and_reload_draft(super().reload_weights(*args, **kwargs))
@@ -71,19 +77,37 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
             self.model_runner.speculator.reload_weights()
         return result
 
+    def _use_v2_samplers(self) -> None:
+        from vllm.v1.worker.gpu.spec_decode.rejection_sampler import RejectionSampler
+
+        from vllm_pard.serving.draft.sampling import FilteredDrafts
+        from vllm_pard.serving.verification.named_logprobs import NamedLogprobsRejectionSampler
+
+        runner, verifier = self.model_runner, self.model_runner.rejection_sampler
+        if type(verifier) is RejectionSampler:  # a model may bring its own
+            runner.rejection_sampler = NamedLogprobsRejectionSampler(
+                runner.sampler, runner.speculative_config, runner.device, watermark_key=verifier.watermark_key
+            )
+        if runner.speculator.draft_logits is not None:
+            runner.speculator.filtered_drafts = FilteredDrafts(runner.speculator, runner.sampler.sampling_states)
+
     def _use_v2_speculator(self) -> None:
         compat.check_hooks(hooks.RUNNER_V2_HOOKS)
         from vllm_pard.serving.attention.backends import register
         from vllm_pard.serving.speculator import PardSpeculator
+        from vllm_pard.serving.verification.lora import VerifiedRowsLoraState
 
         register()  # layers of target and draft ask for it when they are built
         runner = self.model_runner
         runner.speculator = PardSpeculator(runner.vllm_config, runner.device, runner.req_states)
+        if runner.lora_config is not None:
+            runner.lora_state = VerifiedRowsLoraState(runner.max_num_reqs)
 
     def _use_v1_proposer(self) -> None:
         compat.check_hooks(hooks.RUNNER_V1_HOOKS)
-        from vllm_pard.serving.v1_proposer import PardProposer
-        from vllm_pard.serving.v1_sampler import PardRejectionSampler
+        from vllm_pard.serving.v1.proposer import PardProposer
+        from vllm_pard.serving.v1.rejection_sampler import PardRejectionSampler
+        from vllm_pard.serving.v1.unverifiable import restore_logits_processors
 
         for scope in scopes_of_worker("v1", is_cpu=current_platform.is_cpu()):
             apply_patches(scope)
@@ -92,6 +116,8 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         runner.rejection_sampler = PardRejectionSampler(
             runner.sampler, self.vllm_config.speculative_config, runner.device
         )
+        if self.vllm_config.speculative_config.serves_every_sampling_param:
+            restore_logits_processors(runner)
 
     def compile_or_warm_up_model(self) -> Any:
         """The last thing before the engine is ready: what drafts can need is compiled, and it is known what drafts."""
@@ -104,14 +130,25 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         return times
 
     def execute_model(self, scheduler_output: Any) -> Any:
-        """The first half of a step."""
+        """The first half of a step; adapters have to know how many rows of logits each request has in it."""
         self.drafted = scheduler_output.scheduled_spec_decode_tokens
+        if self.use_v2_model_runner and self.model_runner.lora_config is not None:
+            self.model_runner.lora_state.schedule(self.drafted)
         return super().execute_model(scheduler_output)
 
     def sample_tokens(self, grammar_output: Any) -> Any:
         """The second half; its outputs pass the watch on their way to the scheduler."""
         output = super().sample_tokens(grammar_output)
         return output if self.watch is None else self.watch.watch(output, self.drafted)
+
+    def take_draft_token_ids(self) -> Any:
+        """Hand a step's drafts to the scheduler."""
+        drafts = super().take_draft_token_ids()
+        if drafts is None or self.use_v2_model_runner:
+            return drafts
+        from vllm_pard.serving.v1.unverifiable import drop_unverifiable
+
+        return drop_unverifiable(drafts, self.model_runner)
 
     def _warn_of_low_acceptance(self, counts: AcceptanceStats) -> None:
         logger.warning(warning(counts, self.vllm_config.speculative_config, self.vllm_config.model_config.model))

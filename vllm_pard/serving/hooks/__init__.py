@@ -7,8 +7,10 @@
 from vllm_pard.serving.hooks.hook import Hook
 from vllm_pard.serving.hooks.runner_v1 import RUNNER_V1_HOOKS
 from vllm_pard.serving.hooks.runner_v2 import RUNNER_V2_HOOKS
+from vllm_pard.serving.hooks.sampling import V1_SAMPLING_HOOKS, VALIDATION_HOOKS
 
 CONFIG_HOOKS = (
+    *VALIDATION_HOOKS,
     Hook(
         module="vllm.engine.arg_utils",
         name="EngineArgs.create_speculative_config",
@@ -24,6 +26,7 @@ CONFIG_HOOKS = (
 )
 
 WORKER_HOOKS = (
+    *V1_SAMPLING_HOOKS,
     Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.init_device"),
     Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.compile_or_warm_up_model"),
     Hook(module="vllm.v1.worker.gpu_worker", name="Worker.init_device"),

@@ -1,6 +1,7 @@
 """What drafting on model runner V2 relies on: the speculator, its graphs, its lm_head, its attention."""
 
 from vllm_pard.serving.hooks.hook import Hook
+from vllm_pard.serving.hooks.sampling import SAMPLING_HOOKS
 
 V2_HOOKS = (
     Hook(module="vllm.distributed.parallel_state", name="_TP"),
@@ -210,4 +211,4 @@ ATTENTION_HOOKS = (
     ),
 )
 
-RUNNER_V2_HOOKS = V2_HOOKS + GRAPH_HOOKS + HEAD_HOOKS + ATTENTION_HOOKS
+RUNNER_V2_HOOKS = V2_HOOKS + SAMPLING_HOOKS + GRAPH_HOOKS + HEAD_HOOKS + ATTENTION_HOOKS

@@ -1,0 +1,1 @@
+"""Drafting on model runner V1, for machines without Triton: vLLM's own parallel drafting, made right for PARD."""

@@ -1,0 +1,1 @@
+"""What the target's side of a step needs on model runner V2, so that requests get what plain decoding gives them."""
