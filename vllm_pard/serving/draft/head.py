@@ -65,6 +65,8 @@ class DraftHead:
     def warm_up(self, dtype: torch.dtype) -> None:
         """Compile every variant for hidden states of this dtype."""
         warm_up_lm_head_top_k(self.weight, dtype=dtype, max_num_rows=self.workspace.ids.shape[1], **self._options)
+        if self.group is not None:
+            self.best(torch.zeros(1, self.weight.shape[1], dtype=dtype, device=self.weight.device))  # merges ranks
 
     def reload(self, draft: Any) -> None:
         """Copy the lm_head's weights again where this head has a copy of its own."""
