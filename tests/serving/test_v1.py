@@ -58,7 +58,7 @@ def test_log_probabilities_of_given_tokens(tiny_pair: tuple[Path, Path]) -> None
     """
     result = run("given_tokens", tiny_pair, token_ids=[7, 200])
     assert result["counts"]["num_accepted_tokens"] > 0
-    plain, pard = result["plain"][0], result["pard"][0]
+    plain, pard = result["plain"][1], result["pard"][1]
     assert len(pard) == 16
     assert all({"7", "200"} <= token.keys() for token in pard)
     assert [token.keys() for token in pard] == [token.keys() for token in plain]

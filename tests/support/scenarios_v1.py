@@ -58,9 +58,9 @@ def without_the_package(target: str) -> Any:
 
 
 def given_tokens(target: str, draft: str, token_ids: list[int]) -> Any:
-    """Log-probabilities of given tokens, of the likeliest tokens and none, in one batch, plain and with drafts."""
+    """Log-probabilities of the likeliest tokens, of given tokens and none, in one batch, plain and with drafts."""
     requests = prompts((5, 33, 7))
-    wanted = ({"logprob_token_ids": token_ids}, {"logprobs": 2}, {})
+    wanted = ({"logprobs": 2}, {"logprob_token_ids": token_ids}, {})
     params = [SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, **of_request) for of_request in wanted]
     plain = _log_probabilities(make_llm(target, None), requests, params)
     llm = make_llm(target, draft)
