@@ -136,7 +136,7 @@ def test_the_catalogs_mask_token_fills_in_for_a_silent_config(
     monkeypatch: pytest.MonkeyPatch, demo_draft: Path
 ) -> None:
     (demo_draft / "config.json").write_text(json.dumps(llama()))
-    monkeypatch.setattr("vllm_pard.catalog.load_config", lambda model, revision: llama())
+    monkeypatch.setattr("vllm_pard.catalog.load_config", lambda model, loading: llama())
     assert choose_draft("meta-llama/Llama-3.1-8B", llama())[0].mask_token_id == 128020
     with pytest.raises(CheckpointError, match="needs a mask token"):
         choose_draft("meta-llama/Llama-3.1-8B", llama(), draft=LLAMA)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.checkpoint import CheckpointError, check_tokenizers, load_config, read_checkpoint
+from vllm_pard.checkpoint import CheckpointError, Loading, check_tokenizers, load_config, read_checkpoint
+from vllm_pard.errors import first_sentence
 
 PARD: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -183,5 +184,70 @@ def test_other_special_tokens_are_a_note(tmp_path: Path, target: str) -> None:
 
 
 def test_target_without_tokenizer(tmp_path: Path, target: str) -> None:
-    with pytest.raises(CheckpointError, match="can't load the tokenizer"):
-        check_tokenizers(str(tmp_path), target)
+    """An engine may load it in a way of its own, and says itself if it can't."""
+    note = check_tokenizers(str(tmp_path), target)
+    assert note is not None
+    assert note.startswith(f"tokenizers are not compared: can't load the tokenizer of {str(tmp_path)!r}: ")
+
+
+def test_engine_without_tokenizer(tmp_path: Path, target: str) -> None:
+    note = check_tokenizers(str(tmp_path), target, target_loading=Loading(skip_tokenizer=True))
+    assert note == "tokenizers are not compared: the engine loads none (skip_tokenizer_init)"
+
+
+REMOTE_CODE = """
+from transformers import PreTrainedTokenizer
+
+
+class RemoteTokenizer(PreTrainedTokenizer):
+    vocab_size = 2
+
+    def get_vocab(self):
+        return {"a": 0, "b": 1}
+"""
+
+
+def test_tokenizer_of_remote_code(tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run where the engine would run it, and never asked about."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked on the terminal"))
+    remote = tmp_path / "remote"
+    remote.mkdir()
+    (remote / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
+    auto_map = {"AutoTokenizer": ["tokenization_remote.RemoteTokenizer", None]}
+    (remote / "tokenizer_config.json").write_text(json.dumps({"auto_map": auto_map}))
+    (remote / "tokenization_remote.py").write_text(REMOTE_CODE)
+    note = check_tokenizers(str(remote), target)
+    assert note is not None
+    assert "custom code" in note
+    note = check_tokenizers(str(remote), target, target_loading=Loading(trust_remote_code=True))
+    assert note is not None
+    assert "one is a RemoteTokenizer, the other a " in note, "libraries write tokens in ways of their own"
+
+
+def test_hub_is_asked_as_the_engine_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import PretrainedConfig
+
+    asked = {}
+
+    def remember(*args: object, **kwargs: object) -> tuple[dict[str, Any], None]:
+        asked.update(kwargs)
+        return PARD, None
+
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", remember)
+    load_config("amd/PARD-Qwen3-0.6B", Loading(revision="abc", token="secret"))
+    assert asked == {"revision": "abc", "token": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("We couldn't connect to 'https://x.co'.\nCheck your internet connection.", "We couldn't connect to 'https://x.co'"),
+        ("x is not a valid model identifier\nIf this is private, log in.", "x is not a valid model identifier"),
+        ("Wanted one of: \n(1) a file, \n(2) a\nfolder. \nYou need more", "Wanted one of: (1) a file, (2) a folder"),
+        ("Choose one of:\nA, B,\nC. Then", "Choose one of: A, B, C"),
+        ("version 5.1 is too old. Update", "version 5.1 is too old"),
+        ("", "OSError"),
+    ],
+)  # fmt: skip
+def test_first_sentence(text: str, sentence: str) -> None:
+    assert first_sentence(OSError(text)) == sentence

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_pard.checkpoint import PardCheckpoint, load_config, read_checkpoint
+from vllm_pard.checkpoint import DEFAULT_LOADING, Loading, PardCheckpoint, load_config, read_checkpoint
 from vllm_pard.errors import PardError
 
 # A demo target's config.json carries this key, so that a renamed or copied folder is still known.
@@ -98,14 +98,14 @@ def choose_draft(
     target_config: Mapping[str, Any],
     *,
     draft: str | None = None,
-    revision: str | None = None,
+    loading: Loading = DEFAULT_LOADING,
     num_speculative_tokens: int | None = None,
     mask_token_id: int | None = None,
 ) -> tuple[PardCheckpoint, int]:
     """The checked draft for a target, and K: what is given beats the checkpoint, which beats the catalog."""
     entry = find_draft(target, target_config) if draft is None else None
     model = entry.draft if entry else str(draft)
-    config = load_config(model, revision)
+    config = load_config(model, loading)
     if mask_token_id is None and entry and "pard_token" not in config:
         mask_token_id = entry.mask_token_id
     checkpoint = read_checkpoint(model, config, mask_token_id=mask_token_id)

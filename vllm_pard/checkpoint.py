@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vllm_pard.errors import PardError
+from vllm_pard.errors import PardError, first_sentence
 
 # Any one of these makes a folder ship a tokenizer; PARD-2 drafts were first published without.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
@@ -31,6 +31,22 @@ class PardCheckpoint:
     target_dim: int | None  # PARD-2: width of the target features that its projection was trained on
 
 
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How an engine was told to read models: checks that see less than it does would refuse what it serves.
+
+    Where weights come from (download_dir, load_format) is left out: no check reads any.
+    """
+
+    revision: str | None = None
+    token: bool | str | None = None  # for the hub; None: the environment's
+    trust_remote_code: bool = False
+    skip_tokenizer: bool = False  # the engine takes and gives token ids only
+
+
+DEFAULT_LOADING = Loading()
+
+
 def read_checkpoint(model: str, config: Mapping[str, Any], *, mask_token_id: int | None = None) -> PardCheckpoint:
     """Check the config of the draft `model`; a given `mask_token_id` beats the config's."""
     architecture = _causal_lm_architecture(model, config)
@@ -50,7 +66,7 @@ def read_checkpoint(model: str, config: Mapping[str, Any], *, mask_token_id: int
     )
 
 
-def load_config(model: str, revision: str | None = None) -> dict[str, Any]:
+def load_config(model: str, loading: Loading = DEFAULT_LOADING) -> dict[str, Any]:
     """The config.json of a local folder or of a Hugging Face repository, as it is written."""
     if os.path.isdir(model):
         return _load_local_config(Path(model))
@@ -61,10 +77,10 @@ def load_config(model: str, revision: str | None = None) -> dict[str, Any]:
     from transformers import PretrainedConfig
 
     try:
-        config, _ = PretrainedConfig.get_config_dict(model, revision=revision)
+        config, _ = PretrainedConfig.get_config_dict(model, revision=loading.revision, token=loading.token)
     except OSError as error:
         raise CheckpointError(
-            f"can't read the config of {model!r}: no such folder here, and Hugging Face said: {_first_sentence(error)}"
+            f"can't read the config of {model!r}: no such folder here, and Hugging Face said: {first_sentence(error)}"
         ) from error
     if not config:
         raise CheckpointError(f"the Hugging Face repository {model!r} has no config.json, so it is no model")
@@ -77,25 +93,30 @@ def is_local(model: str) -> bool:
 
 
 def check_tokenizers(
-    target: str, draft: str, *, target_revision: str | None = None, draft_revision: str | None = None
+    target: str, draft: str, *, target_loading: Loading = DEFAULT_LOADING, draft_loading: Loading = DEFAULT_LOADING
 ) -> str | None:
     """Refuse a draft whose ordinary tokens have other ids than the target's.
 
     Sizes may differ (padding), and so may special tokens (Llama 3 and 3.1 differ there): that costs a few accepted
-    tokens and never a wrong one, so it comes back as a note. A draft without tokenizer files has the target's.
+    tokens and never a wrong one, so it comes back as a note. So does a tokenizer that can't be had: an engine never
+    loads the draft's, and may have a way of its own to load the target's. A draft without tokenizer files has the
+    target's.
     """
-    from transformers.utils import has_file
-
     if target == draft:
         return None
+    if target_loading.skip_tokenizer:
+        return "tokenizers are not compared: the engine loads none (skip_tokenizer_init)"
     try:
-        if not any(has_file(draft, name, revision=draft_revision) for name in TOKENIZER_FILES):
+        if not _has_tokenizer(draft, draft_loading):
             return None
-    except OSError as error:
-        raise CheckpointError(f"can't look for the tokenizer of {draft!r}: {_first_sentence(error)}") from error
-    target_tokens, target_special = _tokens_by_id(target, target_revision)
-    draft_tokens, draft_special = _tokens_by_id(draft, draft_revision)
-    special_ids = target_special | draft_special
+        theirs, ours = load_tokenizer(target, target_loading), load_tokenizer(draft, draft_loading)
+    except CheckpointError as error:
+        return f"tokenizers are not compared: {error}"
+    if hasattr(theirs, "backend_tokenizer") != hasattr(ours, "backend_tokenizer"):
+        # Libraries write the same token differently, as bytes or as text.
+        return f"tokenizers are not compared: one is a {type(theirs).__name__}, the other a {type(ours).__name__}"
+    target_tokens, draft_tokens = ({i: token for token, i in each.get_vocab().items()} for each in (theirs, ours))
+    special_ids = {*theirs.get_added_vocab().values(), *ours.get_added_vocab().values()}
     first_special = None
     for token_id in sorted(target_tokens.keys() & draft_tokens.keys()):
         if target_tokens[token_id] == draft_tokens[token_id]:
@@ -108,6 +129,18 @@ def check_tokenizers(
             )
         first_special = first_special or difference
     return first_special and f"special tokens differ: {first_special}"
+
+
+def load_tokenizer(model: str, loading: Loading = DEFAULT_LOADING) -> Any:
+    """Transformers' tokenizer of a model; its own code is run where `loading` trusts it, and never asked about."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(
+            model, revision=loading.revision, token=loading.token, trust_remote_code=loading.trust_remote_code
+        )
+    except Exception as error:  # a tokenizer may be anyone's code
+        raise CheckpointError(f"can't load the tokenizer of {model!r}: {first_sentence(error)}") from error
 
 
 def _causal_lm_architecture(model: str, config: Mapping[str, Any]) -> str:
@@ -173,18 +206,10 @@ def _load_local_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _tokens_by_id(model: str, revision: str | None) -> tuple[dict[int, str], set[int]]:
-    """Token strings by id, and which ids are added (special) tokens."""
-    from transformers import AutoTokenizer
+def _has_tokenizer(model: str, loading: Loading) -> bool:
+    from transformers.utils import has_file
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"can't load the tokenizer of {model!r}: {_first_sentence(error)}") from error
-    tokens = {token_id: token for token, token_id in tokenizer.get_vocab().items()}
-    return tokens, set(tokenizer.get_added_vocab().values())
-
-
-def _first_sentence(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".: ") if lines else type(error).__name__
+        return any(has_file(model, name, revision=loading.revision, token=loading.token) for name in TOKENIZER_FILES)
+    except OSError as error:
+        raise CheckpointError(f"can't look for the tokenizer of {model!r}: {first_sentence(error)}") from error

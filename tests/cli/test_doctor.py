@@ -76,7 +76,8 @@ def entry_points(*names: str) -> Callable[..., Any]:
     [
         (("pard", "other"), None, "ok", "loaded by vLLM as 'pard'"),
         (("pard",), "other,pard", "ok", "loaded by vLLM"),
-        (("pard",), "other", "problem", "VLLM_PLUGINS='other' leaves it out; add 'pard'"),
+        (("pard",), "other", "problem", "VLLM_PLUGINS='other' leaves it out, so vLLM answers"),
+        (("pard",), "other,more", "problem", "with a list of its own methods; add 'pard' to the list"),
         (("pard",), "", "problem", "leaves it out"),
         (("other",), None, "problem", "vLLM can't find it"),
     ],

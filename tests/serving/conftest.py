@@ -1,5 +1,9 @@
 """Shared by tests that run vLLM."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 from vllm_releases import NEWEST, Notice, Unavailable, engine_environment
 
@@ -13,3 +17,28 @@ def newest_vllm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         line = f"model runner V2 was tested on the installed vLLM instead of {NEWEST}: {error}"
         request.config.pluginmanager.register(Notice(line))
         return {}
+
+
+@pytest.fixture
+def configure(tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """vLLM's engine config for the tiny pair with a speculative config and engine options."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    target, draft = tiny_pair
+
+    def configure(given: dict[str, Any], **options: Any) -> Any:
+        spec = {"method": "pard", "model": str(draft)} | given
+        if spec["model"] is None:
+            del spec["model"]
+        options = {"model": str(target), "dtype": "float32", "max_model_len": 128, "enforce_eager": True} | options
+        return EngineArgs(speculative_config=spec, **options).create_engine_config()
+
+    return configure
+
+
+@pytest.fixture
+def _triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where vLLM takes model runner V2."""
+    monkeypatch.setattr("vllm.triton_utils.importing.HAS_TRITON", True)
+    monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)

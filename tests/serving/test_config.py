@@ -17,28 +17,6 @@ from vllm_pard.serving.speculative_config import WORKER_CLS, PardSpeculativeConf
 Configure = Callable[..., Any]
 
 
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-
-
-@pytest.fixture
-def configure(tiny_pair: tuple[Path, Path]) -> Configure:
-    """vLLM's engine config for the tiny pair with a speculative config and engine options."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    target, draft = tiny_pair
-
-    def configure(given: dict[str, Any], **options: Any) -> Any:
-        spec = {"method": "pard", "model": str(draft)} | given
-        if spec["model"] is None:
-            del spec["model"]
-        options = {"model": str(target), "dtype": "float32", "max_model_len": 128, "enforce_eager": True} | options
-        return EngineArgs(speculative_config=spec, **options).create_engine_config()
-
-    return configure
-
-
 def test_defaults(configure: Configure) -> None:
     config = configure({})
     spec = config.speculative_config
@@ -71,13 +49,6 @@ def test_spec_flags(configure: Configure) -> None:
     assert configure({}, spec_tokens=3).speculative_config.num_speculative_tokens == 3
     with pytest.raises(PardError, match="--spec-tokens"):
         configure({"num_speculative_tokens": 4}, spec_tokens=3)
-
-
-@pytest.fixture
-def _triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU, where vLLM takes model runner V2."""
-    monkeypatch.setattr("vllm.triton_utils.importing.HAS_TRITON", True)
-    monkeypatch.setattr("vllm.config.vllm.HAS_TRITON", True)
 
 
 @pytest.mark.usefixtures("_triton")

@@ -4,8 +4,6 @@ from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from vllm_pard.bench.comparison import Comparison
 from vllm_pard.bench.conditions import conditions, gpu_names, portable
 from vllm_pard.bench.load import Request
@@ -16,6 +14,7 @@ from vllm_pard.bench.report import Report
 from vllm_pard.bench.roof import Roof
 from vllm_pard.bench.server import check_port, num_cpu_threads
 from vllm_pard.bench.session import Plan, Results
+from vllm_pard.checkpoint import load_tokenizer
 from vllm_pard.files import check_writable
 from vllm_pard.process import has_cpu_engine
 from vllm_pard.prompts import prompt_token_ids
@@ -41,7 +40,7 @@ def prepare(options: Options) -> Comparison:
     prompt_set = load_prompts(
         options.prompts, num_prompts=options.num_prompts, seed=options.sampling.seed, category=options.category
     )
-    tokenizer = AutoTokenizer.from_pretrained(models.target)
+    tokenizer = load_tokenizer(models.target)
     requests = [
         # Published figures are without thinking.
         Request(

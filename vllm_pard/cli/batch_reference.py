@@ -5,10 +5,8 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from vllm_pard.catalog import choose_draft
-from vllm_pard.checkpoint import check_tokenizers, load_config
+from vllm_pard.checkpoint import check_tokenizers, load_config, load_tokenizer
 from vllm_pard.cli.batch import Batch, Events
 from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats
@@ -51,7 +49,7 @@ def reference_events(batch: Batch) -> Events:
 
 
 def _answer(batch: Batch, target: Any, draft: Any, method: Method, drafting: dict[str, Any]) -> Events:
-    tokenizer = AutoTokenizer.from_pretrained(batch.options["model"])
+    tokenizer = load_tokenizer(batch.options["model"])
     end_ids = eos_token_ids(target)
     stats = AcceptanceStats()
     started = time.perf_counter()

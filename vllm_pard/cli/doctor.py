@@ -117,7 +117,9 @@ def check_plugin() -> Iterator[Finding]:
     if PLUGIN not in names:
         yield Finding("plugin", "problem", "vLLM can't find it: vllm-pard is not installed here; pip install vllm-pard")
     elif allowed is not None and PLUGIN not in allowed.split(","):
-        yield Finding("plugin", "problem", f"VLLM_PLUGINS={allowed!r} leaves it out; add {PLUGIN!r} to the list")
+        why = f'so vLLM answers {{"method": "{PLUGIN}"}} with a list of its own methods'
+        text = f"VLLM_PLUGINS={allowed!r} leaves it out, {why}; add {PLUGIN!r} to the list"
+        yield Finding("plugin", "problem", text)
     else:
         yield Finding("plugin", "ok", f"vllm-pard {installed_version('vllm-pard')}, loaded by vLLM as {PLUGIN!r}")
 

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import typer
 
+from vllm_pard.checkpoint import load_tokenizer
 from vllm_pard.draft_vocab import DraftVocabError, coverage, most_frequent
 from vllm_pard.files import check_writable, read_text, write_whole
 
@@ -28,21 +28,11 @@ def vocabulary(
     """
     check_writable(output)
     texts = [part for path in text for part in _texts(path)]
-    tokenizer = _load_tokenizer(target)
+    tokenizer = load_tokenizer(target)
     tokenized = [tokenizer(part, add_special_tokens=False).input_ids for part in texts]
     token_ids = most_frequent(tokenized, size, always=tokenizer.all_special_ids)
     write_whole(output, json.dumps(token_ids) + "\n")
     print(f"{len(token_ids)} of {len(tokenizer)} tokens, {coverage(tokenized, token_ids):.2%} of the text: {output}")
-
-
-def _load_tokenizer(target: str) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(target)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DraftVocabError(f"can't load the tokenizer of {target!r}: {reason}") from error
 
 
 def _texts(path: Path) -> Iterator[str]:

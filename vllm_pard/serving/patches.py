@@ -57,7 +57,8 @@ def _wrap_create_speculative_config(original: Callable[..., Any]) -> Callable[..
         self: Any, target_model_config: Any, target_parallel_config: Any, *args: Any, **kwargs: Any
     ) -> Any:
         given = self.speculative_config
-        if not isinstance(given, dict) or str(given.get("method", "")).lower() != METHOD:
+        in_config = str(given.get("method")).lower() if isinstance(given, dict) else None
+        if METHOD not in (in_config, getattr(self, "spec_method", None)):  # the second is --spec-method
             return original(self, target_model_config, target_parallel_config, *args, **kwargs)
         from vllm_pard.serving.speculative_config import build
 

@@ -4,22 +4,29 @@ Unpickled by engine and worker processes before any plugin runs: importing this 
 """
 
 import os
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
+from pydantic import ValidationError
 from vllm.config.speculative import SpeculativeConfig
 from vllm.config.utils import config
 from vllm.logger import init_logger
 
 from vllm_pard.catalog import choose_draft
-from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers
+from vllm_pard.checkpoint import Loading, PardCheckpoint, check_tokenizers
 from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
-from vllm_pard.draft_vocab import read_draft_vocab
 from vllm_pard.serving import compat
 from vllm_pard.serving.draft_length import extend_draft
+from vllm_pard.serving.option_checks import (
+    RUNNER_VARIABLE,
+    Runner,
+    check_batched_tokens,
+    check_draft_vocab,
+    check_options,
+    in_one_sentence,
+)
 
 logger = init_logger("vllm.vllm_pard")
-
-Runner = Literal["v1", "v2"]
 
 WORKER_CLS = "vllm_pard.serving.worker.PardWorker"
 
@@ -57,8 +64,8 @@ class PardSpeculativeConfig(SpeculativeConfig):
         )
 
 
-def build(engine_args: Any, target_model_config: Any, target_parallel_config: Any) -> PardSpeculativeConfig:
-    """Check everything that can be known before a model is loaded, and build the config.
+def build(engine_args: Any, target_model_config: Any, target_parallel_config: Any) -> PardSpeculativeConfig | None:
+    """Check everything that can be known before a model is loaded, and build the config; None for a pooling model.
 
     Raises a PardError with one sentence: unsupported vLLM, unknown or wrong option, no draft for the target, a draft
     that is not a PARD draft or has another tokenizer, or an engine option that PARD can't be combined with.
@@ -67,34 +74,31 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
         raise ConfigError(reason)
     compat.check_hooks(compat.CONFIG_HOOKS)
     wanted = PardConfig.from_mapping(_with_spec_flags(engine_args))
-    _check_parallelism(target_parallel_config)
+    if target_model_config.runner_type == "pooling":
+        logger.warning("PARD: %s is served for pooling and generates no tokens: no draft", target_model_config.model)
+        return None
     runner = planned_runner()
-    _check_num_drafts(wanted, runner)
-    _check_draft_length(wanted, runner)
-    _check_draft_tensor_parallelism(wanted, target_parallel_config.tensor_parallel_size, runner)
+    check_options(wanted, target_model_config, target_parallel_config, runner, WORKER_CLS)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
-    result = PardSpeculativeConfig(
-        method="draft_model",
-        model=draft.path,
-        num_speculative_tokens=num_speculative_tokens,
-        parallel_drafting=runner == "v1",
-        mask_token_id=draft.mask_token_id,
-        draft_vocab=_check_draft_vocab(wanted, draft, target_model_config, target_parallel_config, runner),
-        draft_head_int8=str(wanted.upstream.get("quantization")).startswith("fp8"),
-        runner=runner,
-        target_model_config=target_model_config,
-        target_parallel_config=target_parallel_config,
-        **wanted.upstream,
-    )
-    if result.method != "draft_model":
-        raise ConfigError(
-            f"vLLM takes the draft {draft.path!r} for method {result.method!r} because of its name; rename the folder"
+    check_batched_tokens(engine_args, target_model_config.max_model_len, num_speculative_tokens)
+    draft_vocab = check_draft_vocab(wanted, draft, target_model_config, target_parallel_config, runner)
+    try:
+        result = PardSpeculativeConfig(
+            method="draft_model",
+            model=draft.path,
+            num_speculative_tokens=num_speculative_tokens,
+            parallel_drafting=runner == "v1",
+            mask_token_id=draft.mask_token_id,
+            draft_vocab=draft_vocab,
+            draft_head_int8=str(wanted.upstream.get("quantization")).startswith("fp8"),
+            runner=runner,
+            target_model_config=target_model_config,
+            target_parallel_config=target_parallel_config,
+            **wanted.upstream,
         )
-    if runner == "v1":
-        # vLLM's own proposer reads the mask token from the draft's config.
-        result.draft_model_config.hf_config.mask_token_id = draft.mask_token_id
-    else:
-        extend_draft(result.draft_model_config, target_model_config.max_model_len)
+    except ValidationError as error:
+        raise in_one_sentence(error) from error
+    _prepare_draft(result, draft, target_model_config)
     target_parallel_config.worker_cls = WORKER_CLS
     logger.info(
         "PARD: draft %s, K=%d draft tokens in one forward, mask token %d, model runner %s",
@@ -106,19 +110,32 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     return result
 
 
+def _prepare_draft(spec: PardSpeculativeConfig, draft: PardCheckpoint, target_model_config: Any) -> None:
+    if spec.method != "draft_model":
+        raise ConfigError(
+            f"vLLM takes the draft {draft.path!r} for method {spec.method!r} because of its name; rename the folder"
+        )
+    if spec.runner == "v1":
+        # vLLM's own proposer reads the mask token from the draft's config.
+        spec.draft_model_config.hf_config.mask_token_id = draft.mask_token_id
+    else:
+        extend_draft(spec.draft_model_config, target_model_config.max_model_len)
+
+
 def planned_runner() -> Runner:
     """The model runner vLLM will choose: V2 unless there is no Triton or the user says otherwise."""
     from vllm.triton_utils.importing import HAS_TRITON
 
-    forced = os.environ.get("VLLM_USE_V2_MODEL_RUNNER")
+    forced = os.environ.get(RUNNER_VARIABLE)
     if forced is not None:
         return "v2" if forced.strip().lower() in ("1", "true") else "v1"
     return "v2" if HAS_TRITON else "v1"
 
 
 def _with_spec_flags(engine_args: Any) -> dict[str, Any]:
-    given = dict(engine_args.speculative_config)
+    given = dict(engine_args.speculative_config or {})
     for flag, key, value in (
+        ("--spec-method", "method", getattr(engine_args, "spec_method", None)),
         ("--spec-model", "model", getattr(engine_args, "spec_model", None)),
         ("--spec-tokens", "num_speculative_tokens", getattr(engine_args, "spec_tokens", None)),
     ):
@@ -130,80 +147,19 @@ def _with_spec_flags(engine_args: Any) -> dict[str, Any]:
     return given
 
 
-def _check_parallelism(parallel_config: Any) -> None:
-    if parallel_config.worker_cls not in ("auto", WORKER_CLS):
-        raise ConfigError(
-            f"PARD brings its own worker class, but worker_cls is already {parallel_config.worker_cls!r}: "
-            f"leave worker_cls out, or use {compat.UPSTREAM_ALTERNATIVE}"
-        )
-    for name, words in (
-        ("pipeline_parallel_size", "pipeline parallelism"),
-        ("decode_context_parallel_size", "decode context parallelism"),
-        ("prefill_context_parallel_size", "prefill context parallelism"),
-    ):
-        if (size := getattr(parallel_config, name, 1)) > 1:
-            raise ConfigError(f"PARD does not support {words}; got {name}={size}: use tensor parallelism instead")
-
-
-def _check_draft_length(wanted: PardConfig, runner: Runner) -> None:
-    if runner == "v2" and wanted.upstream.get("max_model_len") is not None:
-        raise ConfigError('on model runner V2 the draft reads as far as the target: leave "max_model_len" out')
-
-
-def _check_num_drafts(wanted: PardConfig, runner: Runner) -> None:
-    if wanted.upstream.get("num_speculative_tokens_per_batch_size") is None:
-        return
-    if runner == "v1":
-        raise ConfigError(
-            '"num_speculative_tokens_per_batch_size" needs model runner V2, which needs Triton; '
-            "leave it out on this machine"
-        )
-    if wanted.upstream.get("enable_adaptive_verification"):
-        raise ConfigError(
-            '"num_speculative_tokens_per_batch_size" and "enable_adaptive_verification" both choose how many drafts '
-            "are verified: leave one of them out"
-        )
-
-
-def _check_draft_tensor_parallelism(wanted: PardConfig, target_size: int, runner: Runner) -> None:
-    size = wanted.upstream.get("draft_tensor_parallel_size")
-    if size is None or size == target_size:
-        return
-    if size != 1:
-        raise ConfigError(f'"draft_tensor_parallel_size" must be 1 or the target\'s {target_size}; got {size!r}')
-    if runner == "v1":
-        raise ConfigError(
-            f'on model runner V1 "draft_tensor_parallel_size" must be the target\'s {target_size}; got 1: leave it out'
-        )
-    if wanted.upstream.get("draft_sample_method") == "probabilistic":
-        raise ConfigError(
-            '"draft_sample_method": "probabilistic" needs a draft as parallel as the target: '
-            'leave "draft_tensor_parallel_size" out'
-        )
-
-
-def _check_draft_vocab(
-    wanted: PardConfig, draft: PardCheckpoint, target_model_config: Any, target_parallel_config: Any, runner: Runner
-) -> str | None:
-    if wanted.draft_vocab is None:
-        return None
-    read_draft_vocab(wanted.draft_vocab, min(draft.vocab_size, target_model_config.get_vocab_size()))
-    needs_logits = runner == "v1" or wanted.upstream.get("draft_sample_method") == "probabilistic"
-    is_sharded = wanted.upstream.get("draft_tensor_parallel_size") != 1
-    if needs_logits and is_sharded and target_parallel_config.tensor_parallel_size > 1:
-        raise ConfigError(
-            '"draft_vocab" under tensor parallelism needs model runner V2 and greedy drafts: leave "draft_vocab" out'
-        )
-    return os.path.abspath(wanted.draft_vocab)
-
-
 def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardCheckpoint, int]:
     target, revision = target_model_config.model, wanted.upstream.get("revision")
+    loading = Loading(
+        revision=revision,
+        token=target_model_config.hf_token,
+        trust_remote_code=target_model_config.trust_remote_code,
+        skip_tokenizer=target_model_config.skip_tokenizer_init,
+    )
     draft, num_speculative_tokens = choose_draft(
         target,
         target_model_config.hf_config.to_dict(),
         draft=wanted.model,
-        revision=revision,
+        loading=loading,
         num_speculative_tokens=wanted.num_speculative_tokens,
         mask_token_id=wanted.mask_token_id,
     )
@@ -211,8 +167,8 @@ def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardChe
     if note := check_tokenizers(
         target_model_config.tokenizer or target,
         draft.path,
-        target_revision=target_model_config.tokenizer_revision,
-        draft_revision=revision,
+        target_loading=replace(loading, revision=target_model_config.tokenizer_revision),
+        draft_loading=loading,
     ):
-        logger.warning("PARD: %s and %s share a tokenizer family, but %s", target, draft.path, note)
+        logger.warning("PARD: target %s, draft %s: %s", target, draft.path, note)
     return draft, num_speculative_tokens
