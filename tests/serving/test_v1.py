@@ -52,6 +52,23 @@ def test_same_drafts_on_both_runners(tiny_pair: tuple[Path, Path]) -> None:
     assert v1["pard"] == v1["plain"]
 
 
+def test_log_probabilities_of_given_tokens(tiny_pair: tuple[Path, Path]) -> None:
+    """vLLM's V1 gives none with drafts, and dies where another request of the batch asks for the likeliest ones.
+
+    (While they share a batch the other gets its own token's only, as without drafts.)
+    """
+    result = run("given_tokens", tiny_pair, token_ids=[7, 200])
+    assert result["counts"]["num_accepted_tokens"] > 0
+    plain, pard = result["plain"][1], result["pard"][1]
+    assert len(pard) == 16
+    assert all({"7", "200"} <= token.keys() for token in pard)
+    assert [token.keys() for token in pard] == [token.keys() for token in plain]
+    assert [p for token in pard for p in token.values()] == pytest.approx(
+        [p for token in plain for p in token.values()], abs=1e-4
+    )
+    assert [len(tokens) for tokens in result["pard"]] == [16, 16, 0]
+
+
 @pytest.mark.parametrize("runner", ["v1", "v2"])
 @pytest.mark.parametrize("draft_vocab_size", [312, 336], ids=["smaller", "larger"])
 def test_other_vocabulary_size(tmp_path: Path, runner: str, draft_vocab_size: int) -> None:

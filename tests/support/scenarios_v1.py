@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scenarios import TEMPERATURE, compare, generate, greedy, make_llm, prompts, spec_counts
+from scenarios import TEMPERATURE, compare, generate, greedy, make_llm, model_runner, prompts, spec_counts
 from vllm import SamplingParams
 
 __all__ = ["compare"]
@@ -25,6 +25,30 @@ def drafted(target: str, draft: str, spec: dict[str, Any]) -> Any:
     return {"tokens": generate(llm, prompts(), greedy()), "counts": spec_counts(llm)}
 
 
+def kv_cache_groups(target: str, draft: str, prompt_lengths: list[int], max_tokens: int) -> Any:
+    """Outputs and drafts of every step where layers have K/V cache groups of their own, and where all share one."""
+    requests, params = prompts(tuple(prompt_lengths)), greedy(max_tokens)
+    return {
+        "plain": generate(make_llm(target, None), requests, params),
+        "several": _recorded_drafts(make_llm(target, draft), requests, params),
+        "one": _recorded_drafts(make_llm(target, draft, disable_hybrid_kv_cache_manager=True), requests, params),
+    }
+
+
+def _recorded_drafts(llm: Any, requests: Any, params: Any) -> Any:
+    runner, drafts = model_runner(llm), []
+    propose = runner.drafter.propose
+
+    def recording(*args: Any, **kwargs: Any) -> Any:
+        tokens = propose(*args, **kwargs)
+        drafts.append(tokens.tolist())
+        return tokens
+
+    runner.drafter.propose = recording
+    tokens = generate(llm, requests, params)
+    return {"num_groups": len(runner.kv_cache_config.kv_cache_groups), "drafts": drafts, "tokens": tokens}
+
+
 def sampling(target: str, draft: str, method: str, num_samples: int, prompt: list[int]) -> Any:
     """Draw answers of three tokens."""
     llm = make_llm(target, draft, spec={"draft_sample_method": method}, max_num_seqs=64, max_num_batched_tokens=1024)
@@ -38,3 +62,19 @@ def without_the_package(target: str) -> Any:
     config = llm.llm_engine.vllm_config
     lines = [f"{name}={getattr(config, name)!r}" for name in sorted(vars(config)) if name != "instance_id"]
     return {"config": lines, "hash": config.compute_hash(), "tokens": generate(llm, prompts(), greedy())}
+
+
+def given_tokens(target: str, draft: str, token_ids: list[int]) -> Any:
+    """Log-probabilities of the likeliest tokens, of given tokens and none, in one batch, plain and with drafts."""
+    requests = prompts((5, 33, 7))
+    wanted = ({"logprobs": 2}, {"logprob_token_ids": token_ids}, {})
+    params = [SamplingParams(temperature=0, max_tokens=16, ignore_eos=True, **of_request) for of_request in wanted]
+    plain = _log_probabilities(make_llm(target, None), requests, params)
+    llm = make_llm(target, draft)
+    return {"plain": plain, "pard": _log_probabilities(llm, requests, params), "counts": spec_counts(llm)}
+
+
+def _log_probabilities(llm: Any, requests: Any, params: Any) -> list[Any]:
+    """Of each request, of each of its tokens: log-probabilities by token id."""
+    outputs = [output.outputs[0] for output in llm.generate(requests, params, use_tqdm=False)]
+    return [[{i: p.logprob for i, p in token.items()} for token in output.logprobs or ()] for output in outputs]

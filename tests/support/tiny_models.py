@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 VOCAB_SIZE = 320
 MASK_TOKEN_ID = 300
@@ -48,9 +48,9 @@ def save_llama(folder: Path, seed: int, *, vocab_size: int = VOCAB_SIZE, config:
     return save_model(llama, folder, config)
 
 
-def save_model(llama: LlamaForCausalLM, folder: Path, config: dict[str, Any] | None = None) -> Path:
+def save_model(model: PreTrainedModel, folder: Path, config: dict[str, Any] | None = None) -> Path:
     """Save with a tokenizer, fp32 weights and extra config keys."""
-    llama.save_pretrained(folder)
+    model.save_pretrained(folder)
     save_tokenizer(folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | (config or {})))

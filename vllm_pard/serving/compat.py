@@ -7,25 +7,17 @@
 import importlib
 import inspect
 import os
-from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
 from packaging.requirements import Requirement
 
 from vllm_pard.config import ConfigError
+from vllm_pard.serving.hook import Hook
+from vllm_pard.serving.v1_hooks import RUNNER_V1_HOOKS
 
 ALLOW_UNTESTED = "VLLM_PARD_ALLOW_UNTESTED"
 UPSTREAM_ALTERNATIVE = '{"method": "draft_model", "parallel_drafting": true}'
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hook:
-    """An upstream name, in its defining module, and the parameters that we pass or override."""
-
-    module: str
-    name: str  # dotted for a member of a class
-    parameters: tuple[str, ...] = ()
 
 
 CONFIG_HOOKS = (
@@ -51,11 +43,6 @@ WORKER_HOOKS = (
         module="vllm.v1.sample.rejection_sampler",
         name="expand_batch_to_tokens",
         parameters=("x", "cu_num_tokens", "num_tokens", "replace_from", "replace_to"),
-    ),
-    Hook(
-        module="vllm.v1.spec_decode.llm_base_proposer",
-        name="SpecDecodeBaseProposer.set_inputs_first_pass",
-        parameters=("self", "target_token_ids", "next_token_ids"),
     ),
 )
 
@@ -239,7 +226,7 @@ ATTENTION_HOOKS = (
 )
 
 RUNNER_V2_HOOKS = V2_HOOKS + GRAPH_HOOKS + HEAD_HOOKS + ATTENTION_HOOKS
-HOOKS = CONFIG_HOOKS + WORKER_HOOKS + RUNNER_V2_HOOKS
+HOOKS = CONFIG_HOOKS + WORKER_HOOKS + RUNNER_V1_HOOKS + RUNNER_V2_HOOKS
 
 
 def supported_range() -> Requirement:

@@ -9,6 +9,7 @@ from vllm_pard.config import ConfigError
 from vllm_pard.serving import compat
 from vllm_pard.serving.patches import apply_patches
 from vllm_pard.serving.speculative_config import PardSpeculativeConfig
+from vllm_pard.serving.v1_hooks import RUNNER_V1_HOOKS
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -58,12 +59,15 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         logger.info("PARD: %s drafts on model runner V2", type(runner.speculator).__name__)
 
     def _use_v1_proposer(self) -> None:
+        compat.check_hooks(RUNNER_V1_HOOKS)
         from vllm_pard.serving.v1_proposer import PardProposer
+        from vllm_pard.serving.v1_sampler import PardRejectionSampler
 
         if current_platform.is_cpu():
             apply_patches("PARD workers on a CPU")
-        runner, spec = self.model_runner, self.vllm_config.speculative_config
-        draft_vocab_size = spec.draft_model_config.get_vocab_size()
-        if spec.draft_vocab or draft_vocab_size != self.vllm_config.model_config.get_vocab_size():
-            runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
+        runner = self.model_runner
+        runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
+        runner.rejection_sampler = PardRejectionSampler(
+            runner.sampler, self.vllm_config.speculative_config, runner.device
+        )
         logger.info("PARD: %s drafts on model runner V1", type(runner.drafter).__name__)

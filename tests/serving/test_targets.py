@@ -1,0 +1,69 @@
+"""Targets that mix kinds of attention, on both model runners: the tokens of plain vLLM."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine import run_scenario
+from target_kinds import save_draft, save_draft_of_its_kind, save_target
+
+pytestmark = pytest.mark.engine
+
+Pair = dict[str, Path]
+# Kind of target, and K/V heads of a plain draft; None is a draft that mixes kinds of attention as its target does.
+PAIRS: dict[str, tuple[str, int | None]] = {
+    "olmo3, 1 K/V head": ("olmo3", 1),
+    "olmo3, 2 K/V heads": ("olmo3", 2),
+    "gemma2": ("gemma2", 1),
+    "gemma3": ("gemma3", 1),
+    "gemma3, a draft of its kind": ("gemma3", None),
+}
+SLOW_ON_V1 = {"olmo3, 2 K/V heads", "gemma2"}
+SLOW_ON_V2 = {"olmo3, 1 K/V head", "olmo3, 2 K/V heads", "gemma2", "gemma3, a draft of its kind"}
+# vLLM spreads these drafts over several K/V cache groups.
+SPREAD = {"olmo3, 2 K/V heads", "gemma3", "gemma3, a draft of its kind"}
+
+
+def rows(slow: Collection[str], fails: Collection[str] = ()) -> list[Any]:
+    return [
+        pytest.param(
+            pair,
+            id=name,
+            marks=[pytest.mark.slow] * (name in slow)
+            + [pytest.mark.xfail(strict=True, reason="V2 asks for one K/V cache group")] * (name in fails),
+        )
+        for name, pair in PAIRS.items()
+    ]
+
+
+@pytest.fixture
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Pair:
+    kind, num_kv_heads = request.param
+    folder = tmp_path / "draft"
+    return {
+        "target": save_target(kind, tmp_path / "target"),
+        "draft": save_draft(folder, num_kv_heads=num_kv_heads)
+        if num_kv_heads
+        else save_draft_of_its_kind(kind, folder),
+    }
+
+
+@pytest.mark.parametrize("pair", rows(SLOW_ON_V1), indirect=True)
+def test_v1(pair: Pair) -> None:
+    """Each step drafts what it drafts where one K/V cache group holds all layers."""
+    result = run_scenario(
+        "scenarios_v1:kv_cache_groups", runner="v1", **pair, prompt_lengths=[3, 33, 50, 75], max_tokens=30
+    )
+    assert result["several"]["num_groups"] > result["one"]["num_groups"] == 1
+    assert result["several"]["tokens"] == result["plain"]
+    assert result["several"]["drafts"] == result["one"]["drafts"]
+    assert len({token for tokens in result["plain"] for token in tokens}) > 20, "a target that says something"
+
+
+@pytest.mark.parametrize("pair", rows(SLOW_ON_V2, fails=SPREAD), indirect=True)
+def test_v2(pair: Pair) -> None:
+    result = run_scenario(
+        "scenarios:compare", runner="v2", **pair, num_drafts=4, prompt_lengths=[3, 33, 75], max_tokens=16
+    )
+    assert result["pard"] == result["plain"]
