@@ -116,6 +116,7 @@ def redrawn(wishes: list[dict[str, Any]], drafts: list[list[float]], target: lis
     import vllm.v1.worker.cpu.shm  # noqa: F401  # vLLM's buffers where there is no GPU
     from vllm.v1.worker.gpu.sample.states import SamplingStates
     from vllm.v1.worker.gpu.spec_decode.rejection_sampler_utils import rejection_sample
+
     from vllm_pard.serving.draft.sampling import FilteredDrafts
 
     _verify_in_chunks(num_rows=50)
