@@ -156,7 +156,8 @@ def test_foretells_the_log_line(tiny_pair: tuple[Path, Path], run: Run) -> None:
 
     target, draft = map(str, tiny_pair)
     runner = planned_runner()
-    patched = "EngineArgs.create_speculative_config" + (", expand_batch_to_tokens" if runner == "v1" else "")
+    patched = "EngineArgs.create_speculative_config, SamplingParams._validate_spec_decode"
+    patched += ", expand_batch_to_tokens" if runner == "v1" else ""
     assert doctor.foretell(target, draft, 9) == Finding(
         "log line",
         "ok",

@@ -139,10 +139,8 @@ def test_a_draft_of_another_target(tiny_pair: tuple[Path, Path], tmp_path: Path)
     assert f"K={K}): outputs are right" in warned
 
 
-PATCHED = {
-    "v1": "EngineArgs.create_speculative_config, expand_batch_to_tokens",
-    "v2": "EngineArgs.create_speculative_config",
-}
+EVERYWHERE = "EngineArgs.create_speculative_config, SamplingParams._validate_spec_decode"
+PATCHED = {"v1": f"{EVERYWHERE}, expand_batch_to_tokens", "v2": EVERYWHERE}
 
 
 @pytest.mark.engine
