@@ -91,6 +91,16 @@ def test_prompts_are_read_under_load(run: Any) -> None:
     assert sometimes["counts"]["num_accepted_tokens"] >= sometimes["counts"]["num_drafts"] // 2
 
 
+def test_target_states_lie_where_a_graph_reads_them(run: Any) -> None:
+    """For drafts that read the target: every step's hidden states, always in the same tensor."""
+    result = run("scenarios_draft:target_states")
+    equal, places, shapes = zip(*result["seen"], strict=True)
+    assert len(equal) >= 5
+    assert all(equal)
+    assert len(set(places)) == 1
+    assert shapes[0] == [64, result["hidden_size"]]
+
+
 def test_dummy_runs(run: Any) -> None:
     """They fit their buffers, touch no request, and cost what steps cost: decodes replay graphs."""
     result = run("scenarios_draft:dummy_runs", runner="v2-triton")

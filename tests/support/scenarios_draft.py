@@ -67,6 +67,30 @@ def pieces(target: str, draft: str) -> Any:
     return result | {"graphs": tokens, "counts": spec_counts(llm), "steps": steps, "forwards": forwards}
 
 
+def target_states(target: str, draft: str) -> Any:
+    """Hidden states as the runner hands them over, against what lies in the draft's tensor when it drafts."""
+    from vllm_pard.serving.speculative_config import PardSpeculativeConfig
+
+    PardSpeculativeConfig.reads_target_states = property(lambda self: True)
+    llm = make_llm(target, draft)
+    drafting = speculator(llm)
+    draft_step, handed, seen = drafting._draft, [], []
+    propose = drafting.propose
+
+    def noting(*args: Any, **kwargs: Any) -> torch.Tensor:
+        handed.append(args[3].clone())
+        return propose(*args, **kwargs)
+
+    def drafting_with(step: Any) -> None:
+        rows = drafting.target_states.rows
+        seen.append([torch.equal(rows[: len(handed[-1])], handed[-1]), rows.data_ptr(), list(rows.shape)])
+        draft_step(step)
+
+    drafting.propose, drafting._draft = noting, drafting_with
+    generate(llm, prompts((2, 33, 70)), greedy(8))
+    return {"seen": seen, "hidden_size": llm.llm_engine.vllm_config.model_config.get_hidden_size()}
+
+
 def dummy_runs(target: str, draft: str) -> Any:
     """What vLLM asks of the draft when it prices steps: more rows than fit, and decode steps that have a graph."""
     llm = make_llm(target, draft, num_drafts=8, max_num_seqs=32, max_num_batched_tokens=256, max_model_len=128)

@@ -59,6 +59,11 @@ class PardSpeculativeConfig(SpeculativeConfig):
         return int(self.num_speculative_tokens)
 
     @property
+    def reads_target_states(self) -> bool:
+        """Whether the draft reads the target's hidden states; target-independent ones don't."""
+        return False
+
+    @property
     def max_num_new_slots_for_drafting(self) -> int:
         """Rows that a draft forward adds to a request's scheduled tokens: the bonus token and K - 1 masks."""
         return self.draft_depth

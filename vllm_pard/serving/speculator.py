@@ -27,6 +27,7 @@ from vllm_pard.serving.draft.loading import load_draft
 from vllm_pard.serving.draft.model import DraftModel, draft_vllm_config
 from vllm_pard.serving.draft.rows import NO_REQUEST, DraftRows, DraftStep
 from vllm_pard.serving.draft.sampling import FilteredDrafts
+from vllm_pard.serving.draft.target_states import TargetStates
 from vllm_pard.serving.draft.vocabulary import NEVER
 
 IntArray = NDArray[np.int32]
@@ -57,6 +58,8 @@ class PardSpeculator(DraftModelSpeculator):
         if self.draft_logits is not None and self.draft_logits.shape[-1] != target_vocab_size:
             shape = (*self.draft_logits.shape[:-1], target_vocab_size)
             self.draft_logits = torch.full(shape, NEVER, dtype=self.draft_logits.dtype, device=device)
+        reads_target = self.speculative_config.reads_target_states
+        self.target_states = TargetStates(self.max_num_tokens, device) if reads_target else None
         self.draft_kv = DraftKV(self.max_num_reqs, device)
         self.rows = DraftRows(self, self.draft_kv.num_tokens)
         self.forward = DraftForward(self.rows, self.depth, self.max_model_len)
@@ -163,6 +166,8 @@ class PardSpeculator(DraftModelSpeculator):
         )
         if self.draft_logits is not None or self.acceptance_estimator is not None:
             self._copy_request_inputs(input_batch.num_reqs, step.slots, temperature, seeds)  # to where graphs read them
+        if self.target_states is not None:
+            self.target_states.take([last_hidden_states, *(aux_hidden_states or ())])
         with tensor_parallel_group(self.draft_group):
             if dummy_run:
                 self._draft_dummy(step)
