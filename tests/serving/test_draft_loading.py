@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
 from vllm_releases import NEWEST, Notice, Unavailable, cached_sources
@@ -52,10 +53,10 @@ class Limited(TritonAttentionBackend):
         return type("Builder", (), {"__module__": f"{loading.BACKENDS}.flashinfer"})
 
 
-def config(*, enforce_eager: bool = False) -> Any:
+def config(*, mode: CUDAGraphMode = CUDAGraphMode.FULL_AND_PIECEWISE, enforce_eager: bool | None = None) -> Any:
     return SimpleNamespace(
-        model_config=SimpleNamespace(enforce_eager=enforce_eager),
-        speculative_config=SimpleNamespace(enforce_eager=None),
+        compilation_config=SimpleNamespace(cudagraph_mode=mode),
+        speculative_config=SimpleNamespace(enforce_eager=enforce_eager),
     )
 
 
@@ -88,7 +89,8 @@ def test_custom_where_graphs_could_not_replay(
     [
         pytest.param(TritonAttentionBackend, {}, id="any other backend"),
         pytest.param(Limited, {"depth": 1}, id="2K rows are 1 + K"),
-        pytest.param(Limited, {"enforce_eager": True}, id="no graphs are wanted"),
+        pytest.param(Limited, {"enforce_eager": True}, id="no graphs of the draft are wanted"),
+        pytest.param(Limited, {"mode": CUDAGraphMode.PIECEWISE}, id="no graphs of whole steps are wanted"),
         pytest.param(Limited, {"custom": ValueError("head_size not supported")}, id="ours can't run the draft"),
     ],
 )

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 from vllm.config import set_current_vllm_config
+from vllm.config.compilation import CUDAGraphMode
 from vllm.distributed.parallel_state import get_tp_group
 from vllm.logger import init_logger
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
@@ -47,7 +48,8 @@ def load_draft(speculator: Any) -> tuple[nn.Module, GreedyHead | None]:
 
 def replacement_backend(vllm_config: Any, depth: int) -> AttentionBackendEnum | None:
     """CUSTOM where the draft's graphs can't be captured on the backend that vLLM would choose, else None."""
-    if depth < 2 or vllm_config.model_config.enforce_eager or vllm_config.speculative_config.enforce_eager:
+    wants_graphs = vllm_config.compilation_config.cudagraph_mode.decode_mode() == CUDAGraphMode.FULL
+    if depth < 2 or not wants_graphs or vllm_config.speculative_config.enforce_eager:
         return None
     given = selected_backend(draft_vllm_config(vllm_config, None))
     if not limits_decodes(given):
