@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 from pard_kernels import reference
+from vllm.config.compilation import CompilationConfig, CUDAGraphMode
 from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
+from vllm.v1.attention.backends.flash_attn import FlashAttentionMetadataBuilder
 
 from vllm_pard.config import ConfigError
 from vllm_pard.serving.attention import metadata
@@ -25,8 +27,7 @@ class PlatformBuilder:
     """What the mixin builds on: metadata of the step's own tensors, as FlashAttention's builder makes it."""
 
     num_heads_q = HEADS
-    _cudagraph_support = AttentionCGSupport.ALWAYS
-    supports_update_block_table = True
+    supports_draft_decode_metadata_update = True
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         self.kv_cache_spec, self.device = kv_cache_spec, device
@@ -45,8 +46,8 @@ class PlatformBuilder:
         metadata.updated = True
 
 
-class Builder(PardMetadataBuilder, PlatformBuilder):
-    pass
+class Builder(PardMetadataBuilder):
+    platform_builder = PlatformBuilder
 
 
 def make_builder(config: Any = CONFIG) -> Builder:
@@ -125,13 +126,21 @@ def test_nothing_is_built_in_a_hurry(builder: Builder) -> None:
     """FlashAttention's first fast build would fix its window, and a fast one has no schedule for a replay to read."""
     for rows in ([5, 8], [70, 3], [5, 70]):
         builder.build(0, common(rows, [0, 0]))
-    assert builder.fast_builds == [False, False]
+    assert builder.platform.fast_builds == [False, False]
 
 
-def test_batches_that_differ_in_rows_are_not_captured(builder: Builder) -> None:
-    """FlashAttention 3 says ALWAYS, but the split of a mixed batch is the host's."""
-    assert builder.get_cudagraph_support(None, None) == AttentionCGSupport.UNIFORM_BATCH
-    assert not builder.supports_update_block_table
+def test_full_graphs_are_of_decodes_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With FlashAttention 3 alone, vLLM would capture whole mixed batches, and replay them on what a build left."""
+    monkeypatch.setattr(FlashAttentionMetadataBuilder, "_cudagraph_support", AttentionCGSupport.ALWAYS)
+    modes = []
+    for builder_cls in (FlashAttentionMetadataBuilder, PardFlashBackend.get_builder_cls()):
+        config = CompilationConfig(cudagraph_mode=CUDAGraphMode.FULL, cudagraph_capture_sizes=[9, 18])
+        support = builder_cls.get_cudagraph_support(None, None)
+        mode = config.resolve_cudagraph_mode_and_sizes(support, "CUSTOM", 9, use_v2_model_runner=True)
+        modes.append((mode.decode_mode(), mode.mixed_mode()))
+    assert modes[0] == (CUDAGraphMode.FULL, CUDAGraphMode.FULL)
+    assert modes[1][0] == CUDAGraphMode.FULL
+    assert modes[1][1] != CUDAGraphMode.FULL
 
 
 def test_rows_that_only_the_device_counts_are_not_split() -> None:

@@ -101,6 +101,14 @@ def test_target_states_lie_where_a_graph_reads_them(run: Any) -> None:
     assert shapes[0] == [64, result["hidden_size"]]
 
 
+def test_what_a_replay_reads_is_never_stale(run: Any) -> None:
+    """On FlashAttention 3: up to 64 rows a request there is no schedule, above it is that of the step."""
+    result = run("scenarios_draft:flash_schedules", runner="v2-flash")
+    assert result["narrow_is_ours"]
+    assert result["window_after_narrow"] is None, "a step of ours leaves the platform's first build to the platform"
+    assert (result["captured"], result["replayed"]) == (140, 210)
+
+
 def test_dummy_runs(run: Any) -> None:
     """They fit their buffers, touch no request, and cost what steps cost: decodes replay graphs."""
     result = run("scenarios_draft:dummy_runs", runner="v2-triton")

@@ -7,6 +7,7 @@ from recorded_graph import capture_draft_graphs
 from scenarios import generate, greedy, make_llm, metric, model_runner, prompts, recorded_steps, spec_counts, speculator
 from vllm import SamplingParams
 from vllm.config.compilation import CUDAGraphMode
+from vllm.v1.attention.backend import CommonAttentionMetadata
 
 
 def prefix_cache_after_load(target: str, draft: str, spec: dict[str, Any] | None) -> Any:
@@ -89,6 +90,40 @@ def target_states(target: str, draft: str) -> Any:
     drafting.propose, drafting._draft = noting, drafting_with
     generate(llm, prompts((2, 33, 70)), greedy(8))
     return {"seen": seen, "hidden_size": llm.llm_engine.vllm_config.model_config.get_hidden_size()}
+
+
+def flash_schedules(target: str, draft: str) -> Any:
+    """FlashAttention 3's schedule, as it was captured for decodes of so many rows and as later builds leave it."""
+    from vllm.v1.attention.backends import flash_attn
+
+    llm = make_llm(target, draft, attention_backend="CUSTOM", max_num_batched_tokens=192)
+    builder = model_runner(llm).attn_groups[0][0].get_metadata_builder(0)
+    platform = builder.platform
+    platform.use_full_cuda_graph, platform.scheduler_metadata = True, torch.zeros(17, dtype=torch.int32)
+    platform.aot_sliding_window = None
+    flash_attn.get_scheduler_metadata = lambda batch_size, cache_seqlens, **_: cache_seqlens.sum().int().repeat(9)
+
+    def common(rows: list[int], cached: list[int]) -> CommonAttentionMetadata:
+        starts = torch.tensor([0, *rows]).cumsum(0).int()
+        seq_lens = (torch.tensor(rows) + torch.tensor(cached)).int()
+        return CommonAttentionMetadata(
+            query_start_loc=starts, query_start_loc_cpu=starts, seq_lens=seq_lens, num_reqs=len(rows),
+            num_actual_tokens=sum(rows), max_query_len=max(rows), max_seq_len=160, slot_mapping=torch.zeros(sum(rows)),
+            block_table_tensor=torch.zeros(len(rows), 5, dtype=torch.int32), seq_lens_cpu_upper_bound=seq_lens,
+        )  # fmt: skip
+
+    narrow = builder.build_for_cudagraph_capture(common([9, 9], [0, 0]))
+    window_after_narrow = platform.aot_sliding_window
+    wide = builder.build_for_cudagraph_capture(common([70, 70], [0, 0]))
+    captured = wide.wide.scheduler_metadata[0].item()
+    builder.build(0, common([9, 70], [30, 0]))
+    builder.build(0, common([70, 70], [50, 20]))
+    return {
+        "window_after_narrow": window_after_narrow,
+        "narrow_is_ours": narrow.wide is None,
+        "captured": captured,
+        "replayed": wide.wide.scheduler_metadata[0].item(),
+    }
 
 
 def dummy_runs(target: str, draft: str) -> Any:

@@ -26,8 +26,8 @@ from vllm_pard.serving.attention.layer import PardAttention, PardBackend
 from vllm_pard.serving.attention.metadata import PardMetadataBuilder, num_multiprocessors
 
 
-class PardTritonBuilder(PardMetadataBuilder, TritonAttentionMetadataBuilder):
-    pass
+class PardTritonBuilder(PardMetadataBuilder):
+    platform_builder = TritonAttentionMetadataBuilder
 
 
 class PardTritonImpl(PardAttention, TritonAttentionImpl):
@@ -48,8 +48,8 @@ class PardTritonBackend(PardBackend, TritonAttentionBackend):
         return PardTritonBuilder
 
 
-class PardFlashBuilder(PardMetadataBuilder, FlashAttentionMetadataBuilder):
-    pass
+class PardFlashBuilder(PardMetadataBuilder):
+    platform_builder = FlashAttentionMetadataBuilder
 
 
 class PardFlashImpl(PardAttention, FlashAttentionImpl):

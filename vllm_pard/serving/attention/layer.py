@@ -7,7 +7,7 @@ its mask tokens to the cache.
 D new rows · H query heads · N slots of a block
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pard_kernels import speculative_attention, warm_up_attention
@@ -17,7 +17,10 @@ from vllm.platforms import current_platform
 from vllm.v1.attention.backend import AttentionType
 
 from vllm_pard.config import ConfigError
-from vllm_pard.serving.attention.metadata import Base, NarrowRequests, PardMetadata
+from vllm_pard.serving.attention.metadata import NarrowRequests, PardMetadata
+
+# A mixin has no base of its own while it runs; a type checker gives it one that knows nothing.
+Base: Any = Any if TYPE_CHECKING else object
 
 
 class PardAttention(Base):

@@ -15,17 +15,14 @@ B requests · D new rows · H query heads
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from pard_kernels import Workspace, choose_num_splits, workspace
 from pard_kernels.speculative_attention.launch_shape import MAX_NUM_ROWS, power_of_two
 from torch import Tensor
-from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadata
+from vllm.v1.attention.backend import AttentionCGSupport, AttentionMetadataBuilder, CommonAttentionMetadata
 from vllm.v1.worker.ubatch_utils import UBatchSlice, split_attn_metadata
-
-# Mixins have no base of their own while they run; a type checker gives them one that knows nothing.
-Base: Any = Any if TYPE_CHECKING else object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +52,17 @@ class PardMetadata:
     wide: Any | None  # the platform's own metadata, of the requests behind
 
 
-class PardMetadataBuilder(Base):
-    """Mixin of a platform's metadata builder."""
+class PardMetadataBuilder(AttentionMetadataBuilder[PardMetadata]):
+    """Splits a batch, and has the platform's own builder build what is the platform's."""
 
+    platform_builder: ClassVar[type[Any]]
+    # Of equally many rows a request: where decodes and prefills mix, the split is the host's.
     _cudagraph_support = AttentionCGSupport.UNIFORM_BATCH
-    supports_update_block_table = False  # metadata of another K/V cache group is built, not patched
-
-    @classmethod
-    def get_cudagraph_support(cls, vllm_config: Any, kv_cache_spec: Any) -> AttentionCGSupport:
-        """Batches of equally many rows a request: where decodes and prefills mix, the split is the host's."""
-        return cls._cudagraph_support
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: torch.device) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        self.platform = self.platform_builder(kv_cache_spec, layer_names, vllm_config, device)
+        self.supports_draft_decode_metadata_update = self.platform.supports_draft_decode_metadata_update
         self.query_dtype = vllm_config.model_config.dtype
         self.num_multiprocessors = num_multiprocessors(device)
         # Under adaptive verification the device packs fewer rows than the host counts, so only the device knows where
@@ -86,7 +81,7 @@ class PardMetadataBuilder(Base):
         if num_narrow == common.num_reqs:
             return PardMetadata(narrow=self._narrow(common), wide=None)
         if num_narrow == 0:
-            return PardMetadata(narrow=None, wide=super().build(common_prefix_len, common, fast_build))
+            return PardMetadata(narrow=None, wide=self.platform.build(common_prefix_len, common, fast_build))
         row = int(common.query_start_loc_cpu[num_narrow])
         narrow, wide = split_attn_metadata(
             [
@@ -95,19 +90,19 @@ class PardMetadataBuilder(Base):
             ],
             common,
         )
-        return PardMetadata(narrow=self._narrow(narrow), wide=super().build(common_prefix_len, wide, fast_build))
+        return PardMetadata(narrow=self._narrow(narrow), wide=self.platform.build(common_prefix_len, wide, fast_build))
 
     def build_for_cudagraph_capture(self, common_attn_metadata: CommonAttentionMetadata) -> PardMetadata:
         if takes(common_attn_metadata.max_query_len):
             return PardMetadata(narrow=self._narrow(common_attn_metadata), wide=None)
-        return PardMetadata(narrow=None, wide=super().build_for_cudagraph_capture(common_attn_metadata))
+        return PardMetadata(narrow=None, wide=self.platform.build_for_cudagraph_capture(common_attn_metadata))
 
     def update_draft_decode_metadata(self, metadata: PardMetadata) -> None:
         """Refresh what depends on the step, on the device; a CUDA graph holds this ahead of the forward."""
         if metadata.narrow is not None:
             metadata.narrow.refresh()
         if metadata.wide is not None:
-            super().update_draft_decode_metadata(metadata.wide)
+            self.platform.update_draft_decode_metadata(metadata.wide)
 
     def _num_narrow(self, common: CommonAttentionMetadata) -> int:
         if takes(common.max_query_len):
@@ -122,7 +117,7 @@ class PardMetadataBuilder(Base):
         num_splits = choose_num_splits(
             num_requests=common.num_reqs,
             num_rows=common.max_query_len,
-            num_heads=self.num_heads_q,
+            num_heads=self.platform.num_heads_q,
             num_kv_heads=self.kv_cache_spec.num_kv_heads,
             head_size=self.kv_cache_spec.head_size,
             dtype=self.query_dtype,
@@ -144,7 +139,7 @@ class PardMetadataBuilder(Base):
 
     def _workspace(self, num_splits: int, num_rows: int) -> Workspace:
         """A view of memory that is large enough; none is ever freed, since a captured graph may write to it."""
-        shape, head_size = (num_splits, num_rows, self.num_heads_q), self.kv_cache_spec.head_size
+        shape, head_size = (num_splits, num_rows, self.platform.num_heads_q), self.kv_cache_spec.head_size
         size = math.prod(shape)
         flat = next((flat for flat in self.workspaces if flat.log_sum_exp.numel() >= size), None)
         if flat is None:

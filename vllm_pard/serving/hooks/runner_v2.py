@@ -121,6 +121,7 @@ V2_HOOKS = (
 
 GRAPH_HOOKS = (
     Hook(module="vllm.v1.attention.backend", name="AttentionCGSupport"),
+    Hook(module="vllm.v1.attention.backend", name="AttentionMetadataBuilder.build_for_cudagraph_capture"),
     Hook(
         module="vllm.v1.spec_decode.dynamic.utils",
         name="build_dynamic_sd_schedule_lookup",
