@@ -67,6 +67,15 @@ def test_prompt_embeddings_on_v1(configure: Configure, monkeypatch: pytest.Monke
         configure({}, enable_prompt_embeds=True)
 
 
+@pytest.mark.parametrize("runner", ["0", "1"])
+def test_states_on_a_cpu(configure: Configure, monkeypatch: pytest.MonkeyPatch, runner: str) -> None:
+    """LFM2 with any draft: V1 ends with its first step, V2 gives other tokens than plain decoding."""
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
+    monkeypatch.setattr("vllm.config.model.ModelConfig.has_inner_state", property(lambda self: True))
+    with pytest.raises(PardError, match=r"^the target '.*' keeps states .*: leave the draft out on this machine$"):
+        configure({})
+
+
 @pytest.mark.usefixtures("_triton")
 def test_prompt_embeddings_on_v2(configure: Configure) -> None:
     assert configure({}, enable_prompt_embeds=True).speculative_config.runner == "v2"

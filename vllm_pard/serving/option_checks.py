@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 from vllm.logger import init_logger
+from vllm.platforms import current_platform
 
 from vllm_pard.checkpoint import PardCheckpoint
 from vllm_pard.config import ConfigError, PardConfig
@@ -22,6 +23,7 @@ def check_options(
 ) -> None:
     """Raise ConfigError on the first option, of the draft or of the engine, that can't be had here."""
     _check_parallelism(target_parallel_config, worker_cls)
+    _check_states(target_model_config)
     if runner == "v1":
         _check_v1(wanted, target_model_config)
     elif wanted.upstream.get("max_model_len") is not None:
@@ -105,6 +107,14 @@ def _check_parallelism(parallel_config: Any, worker_cls: str) -> None:
     ):
         if (size := getattr(parallel_config, name, 1)) > 1:
             raise ConfigError(f"PARD does not support {words}; got {name}={size}: use tensor parallelism instead")
+
+
+def _check_states(target_model_config: Any) -> None:
+    if current_platform.is_cpu() and target_model_config.has_inner_state:
+        raise ConfigError(
+            f"the target {target_model_config.model!r} keeps states besides keys and values (Mamba, convolutions), "
+            "which vLLM does not take back on a CPU where drafts are rejected: leave the draft out on this machine"
+        )
 
 
 def _check_v1(wanted: PardConfig, target_model_config: Any) -> None:
