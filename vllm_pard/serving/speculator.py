@@ -224,10 +224,10 @@ class PardSpeculator(DraftModelSpeculator):
         """Draft for the first requests of the step from a graph, if there is one. Returns for how many."""
         # The estimator knows a request by its place in the batch, so a batch is drafted for at once.
         may_split = self.acceptance_estimator is None
-        shape = self.forward.find_graph(spans, step.num_drafts, may_split=may_split)
+        num_decodes = self.forward.num_decodes(spans, step.num_drafts)
+        shape = self.forward.find_graph(spans, num_decodes, step.num_drafts, may_split=may_split)
         if shape is None:
             return 0
-        num_decodes = self.forward.num_decodes(spans, step.num_drafts)
         if self.draft_logits is not None and num_decodes < len(spans):
             self.idx_mapping[num_decodes:].fill_(NO_REQUEST)
         self.forward.replay(step, shape)

@@ -48,9 +48,10 @@ class DraftForward:
         metadata = self._metadata(step, query_start_loc, first, num_rows)
         return self.run_rows(num_padded, metadata, self.attention.slot_mappings(num_padded), mode)
 
-    def find_graph(self, spans: IntArray, num_drafts: int, *, may_split: bool) -> BatchExecutionDescriptor | None:
-        """The FULL graph for the first requests of a step: all that fit 2K rows (see graphs.py for when it pays)."""
-        num_decodes = self.num_decodes(spans, num_drafts)
+    def find_graph(
+        self, spans: IntArray, num_decodes: int, num_drafts: int, *, may_split: bool
+    ) -> BatchExecutionDescriptor | None:
+        """The FULL graph for the first requests of a step (see graphs.py for when it pays)."""
         if self.graphs is None or num_decodes == 0:
             return None
         if num_decodes < len(spans) and (not may_split or self.graphs.find_piecewise(int(spans.sum())) is not None):
