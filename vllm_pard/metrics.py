@@ -46,6 +46,10 @@ class AcceptanceStats:
         """Tokens emitted per target step: accepted tokens plus the bonus token."""
         return 1 + _ratio(self.num_accepted_tokens, self.num_drafts)
 
+    def acceptance_length_at(self, num_speculative_tokens: int) -> float:
+        """What a smaller K would have yielded, where no draft token depends on a later one, as with PARD."""
+        return 1 + sum(self.acceptance_by_position[:num_speculative_tokens])
+
     @property
     def acceptance_rate(self) -> float:
         """Share of the draft tokens that were accepted."""
