@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pard.files import OutputError, RecordWriter, check_writable, write_whole
+from vllm_pard.files import OutputError, RecordWriter, check_folder, check_writable, write_whole
 
 
 def records(path: Path) -> list[str]:
@@ -57,14 +57,31 @@ def test_resume_refuses_other_files(text: str, tmp_path: Path) -> None:
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="No such file or directory"):
+    with pytest.raises(OutputError, match="needs a folder that exists"):
         RecordWriter(tmp_path / "missing" / "out.jsonl", resume=False)
     with pytest.raises(OutputError, match="No such file or directory"):
         write_whole(tmp_path / "missing" / "out.json", "{}")
-    for path in (tmp_path / "missing" / "out.json", tmp_path):
-        with pytest.raises(OutputError, match="needs a folder that exists"):
-            check_writable(path)
+    with pytest.raises(OutputError, match="needs a folder that exists"):
+        check_writable(tmp_path / "missing" / "out.json")
     check_writable(tmp_path / "out.json")
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="it is a folder; name a file"):
+        check_writable(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(OutputError, match="it is a folder; name a file"):
+            RecordWriter(tmp_path, resume=resume)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match="/file' is a file; name a folder"):
+            check_folder(path)
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new" / "newer")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_write_whole_leaves_nothing_else(tmp_path: Path) -> None:

@@ -15,8 +15,21 @@ class OutputError(PardError):
 
 def check_writable(path: Path) -> None:
     """Find out before the work, not after it."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir():
+        raise OutputError(f"can't write {str(path)!r}: it is a folder; name a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise OutputError(f"can't write {str(path)!r}: it needs a folder that exists and may be written to")
+
+
+def check_folder(path: Path) -> None:
+    """Find out before the work whether files can be written into a folder, which need not exist yet."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise OutputError(f"can't write into {str(path)!r}: {str(existing)!r} is a file; name a folder")
+    if not os.access(existing, os.W_OK):
+        raise OutputError(
+            f"can't write into {str(path)!r}: {str(existing)!r} may not be written to; name another folder"
+        )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -47,6 +60,7 @@ class RecordWriter:
     """
 
     def __init__(self, path: Path, *, resume: bool) -> None:
+        check_writable(path)
         self._path = path
         self.finished_ids: set[str] = set()
         try:

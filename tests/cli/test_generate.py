@@ -81,7 +81,7 @@ class TestWithFakeEngine:
             (["--max-tokens", "9", "--prompts", "."], "can't read the prompt file '.'"),
             (["--resume"], "--resume goes on with a file"),
             (["--prompts", "missing.txt"], "can't read the prompt file 'missing.txt'"),
-            (["--output", "missing/out.jsonl"], "can't write the output file 'missing/out.jsonl'"),
+            (["--output", "missing/out.jsonl"], "can't write 'missing/out.jsonl': it needs a folder"),
         ],
     )
     def test_usage_errors(self, arguments: list[str], message: str, run: Run) -> None:

@@ -9,6 +9,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from vllm_pard.cli.batch import Batch
 from vllm_pard.cli.batch_vllm import vllm_events
+from vllm_pard.cli.prompt_room import too_long
 from vllm_pard.files import OutputError, RecordWriter
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt
@@ -19,10 +20,20 @@ def run_batch(batch: Batch, output: Path | None, *, resume: bool) -> int:
     if output is None:
         if resume:
             raise OutputError("--resume goes on with a file; name it with --output")
-        return _answer(batch, None)
+        return _answer_fitting(batch, None)
     with RecordWriter(output, resume=resume) as writer:
         left = [prompt for prompt in batch.prompts if prompt.id not in writer.finished_ids]
-        return _answer(replace(batch, prompts=left), writer) if left else 0
+        return _answer_fitting(replace(batch, prompts=left), writer)
+
+
+def _answer_fitting(batch: Batch, writer: RecordWriter | None) -> int:
+    """Refuse what surely has no room, and answer the others if there are any."""
+    refused = too_long(batch.prompts, batch.options)
+    console = Console(stderr=True, highlight=False)
+    for prompt_id, message in refused.items():
+        console.print(f"{prompt_id} was refused: {message}", style="red", markup=False)
+    fitting = [prompt for prompt in batch.prompts if prompt.id not in refused]
+    return len(refused) + (_answer(replace(batch, prompts=fitting), writer) if fitting else 0)
 
 
 def _answer(batch: Batch, writer: RecordWriter | None) -> int:

@@ -11,7 +11,8 @@ from typing import Literal
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP
+from vllm_pard.checkpoint import check_exists
+from vllm_pard.cli.arguments import TARGET_HELP, UsageError
 from vllm_pard.errors import PardError
 
 PLUGIN = "pard"
@@ -43,11 +44,12 @@ def doctor(
 
     Example: vllm-pard doctor Qwen/Qwen3-8B
     """
+    target = target and target_folder(target)
+    check_given(target, draft, mask_token_id)
     # vLLM logs while it is imported, which would drown the table.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
     if target is not None:
-        target = target_folder(target)
         findings += check_pair(target, draft, mask_token_id)
         if all(finding.status != "problem" for finding in findings):
             findings.append(foretell(target, draft, mask_token_id))
@@ -57,6 +59,15 @@ def doctor(
         print_findings(findings)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+def check_given(target: str | None, draft: str | None, mask_token_id: int | None) -> None:
+    """Raise PardError on a mistyped command: that is no finding."""
+    if target is None and mask_token_id is not None:
+        raise UsageError("--mask-token-id is that of a draft; name the TARGET and the DRAFT too")
+    for model in (target, draft):
+        if model is not None:
+            check_exists(model)
 
 
 def check_versions() -> Iterator[Finding]:
