@@ -31,6 +31,7 @@ def test_resume_keeps_what_is_finished(tmp_path: Path) -> None:
     with RecordWriter(path, resume=True) as writer:
         assert writer.finished_ids == {"a", "b"}
         writer.write({"id": "c"})
+        assert writer.finished_ids == {"a", "b", "c"}
     assert [json.loads(line)["id"] for line in path.read_text().split("\n")[:-1]] == ["a", "b", "c"]
 
 
@@ -47,13 +48,41 @@ def test_no_empty_file_is_left_to_block_the_next_try(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("text", ["not json\n", '{"no": "id"}\n', "[1]\n"])
+@pytest.mark.parametrize(
+    "text", ["not json\n", '{"no": "id"}\n', "[1]\n", '{"id": [1]}\n', "a line without an end", '{"ids": "x"']
+)
 def test_resume_refuses_other_files(text: str, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text(text)
     with pytest.raises(OutputError, match="line 1 is not a record"):
         RecordWriter(path, resume=True)
     assert path.read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", '{"id": "a"}\n', '{"id": "a"}\n{"id": "b", "te', '{"id": "a"}\n{"i'])
+def test_resume_changes_nothing_before_a_new_record(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text(text)
+    with RecordWriter(path, resume=True):
+        pass
+    assert path.read_text() == text
+    with RecordWriter(path, resume=True) as writer:
+        writer.write({"id": "c"})
+        writer.write({"id": "d"})
+    assert records(path) == [*(["a"] if text else []), "c", "d"]
+
+
+def test_a_subclass_judges_earlier_records(tmp_path: Path) -> None:
+    class Picky(RecordWriter):
+        def check(self, record: dict[str, object]) -> None:
+            if record["id"] == "b":
+                raise OutputError("no b")
+
+    path = tmp_path / "out.jsonl"
+    path.write_text('{"id": "a"}\n{"id": "b"}\n{"id": "c')
+    with pytest.raises(OutputError, match="no b"):
+        Picky(path, resume=True)
+    assert path.read_text().endswith('{"id": "c')
 
 
 def test_missing_folder(tmp_path: Path) -> None:

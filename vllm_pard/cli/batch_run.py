@@ -1,5 +1,8 @@
 """Answer a batch of prompts and write each answer as soon as it is there."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+from vllm_pard.cli.answer_file import AnswerFile
 from vllm_pard.cli.batch import Batch
 from vllm_pard.cli.batch_vllm import vllm_events
 from vllm_pard.cli.prompt_room import too_long
@@ -20,10 +24,21 @@ def run_batch(batch: Batch, output: Path | None, *, resume: bool) -> int:
     if output is None:
         if resume:
             raise OutputError("--resume goes on with a file; name it with --output")
-        return _answer_fitting(batch, None)
-    with RecordWriter(output, resume=resume) as writer:
-        left = [prompt for prompt in batch.prompts if prompt.id not in writer.finished_ids]
-        return _answer_fitting(replace(batch, prompts=left), writer)
+        with _saying_at_an_interrupt(lambda: "answers so far are above; --output FILE would keep them"):
+            return _answer_fitting(batch, None)
+    with AnswerFile(output, batch, resume=resume) as answers:
+        for note in answers.notes:
+            print(note, file=sys.stderr)
+        with _saying_at_an_interrupt(lambda: answers.interruption):
+            return _answer_fitting(replace(batch, prompts=answers.left), answers)
+
+
+@contextmanager
+def _saying_at_an_interrupt(words: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(words()) from error
 
 
 def _answer_fitting(batch: Batch, writer: RecordWriter | None) -> int:
@@ -31,7 +46,7 @@ def _answer_fitting(batch: Batch, writer: RecordWriter | None) -> int:
     refused = too_long(batch.prompts, batch.options)
     console = Console(stderr=True, highlight=False)
     for prompt_id, message in refused.items():
-        console.print(f"{prompt_id} was refused: {message}", style="red", markup=False)
+        console.print(f"{prompt_id} was refused: {message}", style="red", markup=False, soft_wrap=True)
     fitting = [prompt for prompt in batch.prompts if prompt.id not in refused]
     return len(refused) + (_answer(replace(batch, prompts=fitting), writer) if fitting else 0)
 
