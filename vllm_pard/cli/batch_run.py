@@ -1,15 +1,20 @@
 """Answer a batch of prompts and write each answer as soon as it is there."""
 
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from vllm_pard.cli.answer_file import AnswerFile
 from vllm_pard.cli.batch import Batch
 from vllm_pard.cli.batch_verdict import BatchVerdict
 from vllm_pard.cli.batch_vllm import vllm_events
 from vllm_pard.cli.progress import Progress
+from vllm_pard.cli.prompt_room import too_long
 from vllm_pard.files import OutputError, RecordWriter
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt
@@ -20,10 +25,31 @@ def run_batch(batch: Batch, output: Path | None, *, resume: bool) -> int:
     if output is None:
         if resume:
             raise OutputError("--resume goes on with a file; name it with --output")
-        return _answer(batch, None)
-    with RecordWriter(output, resume=resume) as writer:
-        left = [prompt for prompt in batch.prompts if prompt.id not in writer.finished_ids]
-        return _answer(replace(batch, prompts=left), writer) if left else 0
+        with _saying_at_an_interrupt(lambda: "answers so far are above; --output FILE would keep them"):
+            return _answer_fitting(batch, None)
+    with AnswerFile(output, batch, resume=resume) as answers:
+        for note in answers.notes:
+            print(note, file=sys.stderr)
+        with _saying_at_an_interrupt(lambda: answers.interruption):
+            return _answer_fitting(replace(batch, prompts=answers.left), answers)
+
+
+@contextmanager
+def _saying_at_an_interrupt(words: Callable[[], str]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(words()) from error
+
+
+def _answer_fitting(batch: Batch, writer: RecordWriter | None) -> int:
+    """Refuse what surely has no room, and answer the others if there are any."""
+    refused = too_long(batch.prompts, batch.options)
+    console = Console(stderr=True, highlight=False)
+    for prompt_id, message in refused.items():
+        console.print(f"{prompt_id} was refused: {message}", style="red", markup=False, soft_wrap=True)
+    fitting = [prompt for prompt in batch.prompts if prompt.id not in refused]
+    return len(refused) + (_answer(replace(batch, prompts=fitting), writer) if fitting else 0)
 
 
 def _answer(batch: Batch, writer: RecordWriter | None) -> int:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vllm_pard.catalog import DEMO
-from vllm_pard.cli.arguments import TARGET_HELP, json_object, whole_numbers
-from vllm_pard.cli.generate import Engine
+from vllm_pard.cli.arguments import TARGET_HELP, Engine, check_dtype, json_object, whole_numbers
 
 if TYPE_CHECKING:
     from vllm_pard.bench.comparison import Comparison
@@ -69,6 +68,7 @@ def bench(
     if show_list:
         print_list()
         raise typer.Exit
+    check_dtype(dtype)
     from vllm_pard.bench.load import Sampling
     from vllm_pard.bench.options import Options
     from vllm_pard.bench.prepare import prepare
