@@ -162,7 +162,8 @@ def picture() -> Picture:
 
 
 def picture_is_right() -> bool:
-    return data_of(PICTURE) == json.loads(json.dumps(picture().as_record()))
+    wanted: dict[str, Any] = json.loads(json.dumps(picture().as_record()))
+    return data_of(PICTURE) == wanted
 
 
 def main() -> int:

@@ -57,8 +57,7 @@ def test_another_k_of_the_same_method_helps() -> None:
     plain, two = cell("none", 1, 100.0), cell("pard:2", 1, 200.0, shares=FOUR[:2])
     _, four = sentences(plain, two, cell("pard:4", 1, 150.0, shares=FOUR))
     assert four.endswith("; K=2 gains more, 2.00x")
-    _, other = sentences(plain, two, cell("ngram:2", 1, 120.0, shares=(0.1, 0.1)))
-    assert other.startswith("ngram pays at K=2, 1 at a time: 1.20x plain decoding")
+    _, other = sentences(plain, two, cell("ngram:4", 1, 150.0, shares=FOUR))
     assert "2.00x" not in other
 
 

@@ -107,7 +107,7 @@ def run(comparison: "Comparison") -> bool:
 
     from vllm_pard.bench.report import print_report
     from vllm_pard.bench.timetable import Timetable
-    from vllm_pard.cli.progress import progress
+    from vllm_pard.cli.bench_progress import progress
 
     console = Console(highlight=False)
     if not console.is_terminal:

@@ -8,14 +8,14 @@ import pytest
 from vllm_pard.bench.methods import METHODS, Contender
 from vllm_pard.bench.plan import Step
 from vllm_pard.bench.timetable import Timetable
-from vllm_pard.cli import progress
+from vllm_pard.cli import bench_progress
 
 NONE = Contender(name="none", label="none", method=METHODS["none"], num_speculative_tokens=0)
 STEPS = [Step(kind="start", contender=NONE, in_words=f"starting number {number}") for number in range(1, 51)]
 
 
 def lines_of(seconds_a_step: float, num_steps: int, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    with progress.progress(Timetable(STEPS)) as on_step:
+    with bench_progress.progress(Timetable(STEPS)) as on_step:
         for step in STEPS[:num_steps]:
             on_step(step)
             time.sleep(seconds_a_step)
@@ -29,14 +29,14 @@ def test_the_first_step_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_no_more_than_a_line_each_interval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.5)
+    monkeypatch.setattr(bench_progress, "SECONDS_BETWEEN_LINES", 0.5)
     lines = lines_of(0.02, 50, capsys)  # a second in all
     assert 2 <= len(lines) <= 5
     assert lines[0] == "step 1 of 50: starting number 1"
 
 
 def test_a_long_step_is_told_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.1)
+    monkeypatch.setattr(bench_progress, "SECONDS_BETWEEN_LINES", 0.1)
     lines = lines_of(0.5, 1, capsys)
     assert len(lines) >= 2
     assert set(lines) == {"step 1 of 50: starting number 1"}
@@ -53,7 +53,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(
     monkeypatch.setenv("COLUMNS", "140")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(Timetable, "seconds_left", 300.0)
-    with progress.progress(Timetable(STEPS)) as on_step:
+    with bench_progress.progress(Timetable(STEPS)) as on_step:
         on_step(STEPS[0])
         on_step(STEPS[1])
         time.sleep(0.3)
