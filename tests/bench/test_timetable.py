@@ -64,6 +64,14 @@ def test_all_steps_in_words(course: Course) -> None:
     ]
 
 
+def test_a_long_step_says_how_long(course: Course) -> None:
+    course.begin(after=0.0)
+    course.now += 4
+    assert course.timetable.in_words == "step 1 of 11: starting none"
+    course.now += 36
+    assert course.timetable.in_words == "step 1 of 11: starting none, 40 s so far"
+
+
 def test_no_estimate_before_the_first_run_has_ended(course: Course) -> None:
     for after in (0.0, 30.0, 30.0, 5.0, 5.0):
         course.begin(after=after)

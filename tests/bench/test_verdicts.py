@@ -84,7 +84,9 @@ def test_noisy_runs_make_no_claim() -> None:
     (steady,) = sentences(cell("none", 1, 100.0, 100.0, 100.0), cell("pard:4", 1, *[110.0] * 3, shares=FOUR))
     (noisy,) = sentences(cell("none", 1, 85.0, 100.0, 115.0), cell("pard:4", 1, *pard, shares=FOUR))
     assert steady.startswith("pard pays at K=4")
-    assert noisy.startswith("pard makes no difference at K=4")
+    assert noisy.startswith(
+        "speeds differ too much from run to run to tell whether pard pays at K=4, 1 at a time: 1.10x"
+    )
 
 
 def test_effective_cost_of_a_step() -> None:

@@ -6,6 +6,8 @@ from statistics import mean
 
 from vllm_pard.bench.plan import Step
 
+WORTH_TELLING = 5.0  # seconds
+
 
 class Timetable:
     """Told of each step as it begins. `clock`: seconds, from any start."""
@@ -33,13 +35,16 @@ class Timetable:
         self.num_begun += 1
 
     @property
+    def seconds_in_step(self) -> float:
+        return self._clock() - self._begun_at if self._current else 0.0
+
+    @property
     def seconds_left(self) -> float | None:
         """From what was seen so far; None before a run has been measured."""
         if self._current is None or not self._knows_a_run:
             return None
-        elapsed = self._clock() - self._begun_at
         ahead = sum(map(self._expected, self._steps[self.num_begun :]))
-        return max(self._expected(self._current) - elapsed, 0.0) + ahead
+        return max(self._expected(self._current) - self.seconds_in_step, 0.0) + ahead
 
     @property
     def left_in_words(self) -> str:
@@ -51,9 +56,11 @@ class Timetable:
 
     @property
     def in_words(self) -> str:
+        """Step n of N, what it is, for how long by now, how much is left."""
         doing = self._current.in_words if self._current else ""
+        elapsed = f", {self.seconds_in_step:.0f} s so far" if self.seconds_in_step >= WORTH_TELLING else ""
         left = self.left_in_words
-        return f"step {self.num_begun} of {self.num_steps}: {doing}{left and f' ({left})'}"
+        return f"step {self.num_begun} of {self.num_steps}: {doing}{elapsed}{left and f' ({left})'}"
 
     def _learn(self, step: Step, seconds: float) -> None:
         if step.kind == "start":
