@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vllm_pard.cli.engine_client import EngineProcess
-from vllm_pard.cli.judgement import default_prompts, findings
 from vllm_pard.cli.measure import PROMPTS, Measured, MeasureError, Pair, measure, recommended
+from vllm_pard.cli.measure_report import default_prompts, findings
 from vllm_pard.demo import demo_path
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt

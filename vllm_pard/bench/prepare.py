@@ -9,10 +9,11 @@ from vllm_pard.bench.conditions import conditions, gpu_names, portable
 from vllm_pard.bench.load import Request
 from vllm_pard.bench.methods import METHODS, REFERENCE_METHODS, Contender, Models, parse_contenders
 from vllm_pard.bench.options import BenchmarkError, Options, engine_options
+from vllm_pard.bench.plan import Plan
 from vllm_pard.bench.prompt_sets import PromptSet, load_prompts
 from vllm_pard.bench.report import Report
 from vllm_pard.bench.server import check_port, num_cpu_threads
-from vllm_pard.bench.session import Plan, Results
+from vllm_pard.bench.session import Results
 from vllm_pard.catalog import target_folder
 from vllm_pard.checkpoint import check_exists, load_tokenizer
 from vllm_pard.files import check_folder, check_writable
@@ -71,12 +72,14 @@ def prepare(options: Options) -> Comparison:
 
 def _report(options: Options, models: Models, prompt_set: PromptSet, plan: Plan) -> Report:
     """Still without results."""
-    from vllm_pard.bench.roof import Roof
+    from vllm_pard.bench.roof import Roof, weight_dtype
 
     num_threads = None if gpu_names() else num_cpu_threads()
     mean_tokens = mean(len(request.token_ids) for request in plan.requests)
     context = mean_tokens + plan.sampling.max_tokens / 2
-    roof = Roof.measure(models, options.dtype, num_threads)
+    asked = options.dtype if options.reference else str(options.engine_args.get("dtype", options.dtype))
+    dtype = weight_dtype(models, asked, keeps_float32=options.reference)
+    roof = Roof.measure(models, dtype, num_threads)
     roofs = {
         (contender.label, concurrency): roof.tokens_per_second(contender, concurrency, context)
         for contender in plan.contenders
@@ -87,8 +90,9 @@ def _report(options: Options, models: Models, prompt_set: PromptSet, plan: Plan)
     prompts |= {"number": len(plan.requests), "mean_tokens": mean_tokens}
     measured_under = conditions() | {
         "engine": "reference" if options.reference else "vllm",
-        "engine_options": {} if options.reference else engine_options(options),
+        "engine_options": {} if options.reference else engine_options(options, plan.max_concurrency),
         "dtype": options.dtype,
+        "weight_dtype": str(dtype).removeprefix("torch."),
         "target": portable(models.target),
         "methods": {contender.label: _describe(contender, models) for contender in plan.contenders},
         "prompts": prompts,
@@ -103,7 +107,7 @@ def _report(options: Options, models: Models, prompt_set: PromptSet, plan: Plan)
     return Report(
         conditions=measured_under,
         results=Results(),
-        baseline=plan.contenders[0].label,
+        contenders=plan.contenders,
         roofs=roofs,
         num_gpus=int(options.engine_args.get("tensor_parallel_size", 1)) if gpu_names() else 0,
     )

@@ -103,29 +103,23 @@ def bench(
 
 
 def run(comparison: "Comparison") -> bool:
-    """Measure with a progress bar, then print and draw; whether any method failed."""
+    """Measure, telling how far it is, then print and draw; whether any method failed or gave wrong outputs."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
     from vllm_pard.bench.report import print_report
+    from vllm_pard.bench.timetable import Timetable
+    from vllm_pard.cli.bench_progress import progress
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH)
-    columns = (SpinnerColumn(), *Progress.get_default_columns()[:-1], TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=comparison.plan.num_steps)
-
-        def on_step(description: str) -> None:
-            progress.update(task, description=description, advance=1)
-
-        try:
+    try:
+        with progress(Timetable(comparison.plan.all_steps)) as on_step:
             comparison.run(on_step)
-        finally:
-            progress.stop()
-            print_report(console, comparison.report)
-            for path in comparison.save():
-                console.print(f"written to {path}", markup=False)
+    finally:
+        print_report(console, comparison.report)
+        for path in comparison.save():
+            console.print(f"written to {path}", markup=False)
     return comparison.has_failures
 
 

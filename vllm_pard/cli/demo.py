@@ -74,10 +74,10 @@ def demo(
     sampling = {"temperature": 0.0, "max_tokens": max_tokens}
     conditions, measurements = run_in_turns(console, engine_options, prompts, sampling, batch_size, runs, verbose)
     console.print()
-    print_report(console, measurements[PLAIN], measurements[PARD])
+    options = {"dtype": dtype.value, "num_prompts": len(prompts), "batch_size": batch_size}
+    options |= {"max_tokens": max_tokens, "num_speculative_tokens": num_speculative_tokens, "runs": runs}
+    print_report(console, options, measurements[PLAIN], measurements[PARD])
     if json_file:
-        options = {"dtype": dtype.value, "num_prompts": len(prompts), "batch_size": batch_size}
-        options |= {"max_tokens": max_tokens, "num_speculative_tokens": num_speculative_tokens, "runs": runs}
         write_report(json_file, options, conditions, measurements[PLAIN], measurements[PARD])
         console.print(f"\nwritten to {json_file}", markup=False)
 

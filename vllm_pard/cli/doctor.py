@@ -63,7 +63,7 @@ def doctor(
         if all(finding.status != "problem" for finding in findings):
             findings.append(foretell(target, draft, mask_token_id))
             if measure:
-                from vllm_pard.cli.judgement import judge_pair, planned_pair
+                from vllm_pard.cli.measure_report import judge_pair, planned_pair
 
                 pair = planned_pair(target, draft, mask_token_id, num_speculative_tokens, own_prompts, sizes, options)
                 findings += judge_pair(pair, verbose=verbose)
