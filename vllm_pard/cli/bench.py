@@ -106,15 +106,22 @@ def run(comparison: "Comparison") -> bool:
     """Measure, telling how far it is, then print and draw; whether any method failed or gave wrong outputs."""
     from rich.console import Console
 
+    from vllm_pard.bench.plan import Step
     from vllm_pard.bench.report import print_report
     from vllm_pard.bench.timetable import Timetable
-    from vllm_pard.cli.bench_progress import progress
+    from vllm_pard.cli.progress import Progress
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH)
+    timetable = Timetable(comparison.plan.all_steps)
     try:
-        with progress(Timetable(comparison.plan.all_steps)) as on_step:
+        with Progress(timetable.num_steps, lambda: timetable.in_words) as progress:
+
+            def on_step(step: Step) -> None:
+                timetable.begin(step)
+                progress.show(timetable.num_begun)
+
             comparison.run(on_step)
     finally:
         print_report(console, comparison.report)
