@@ -49,7 +49,9 @@ def bench(
         Placement.auto, help="All engines at once, in alternating order (auto: on CPUs), or one after the other."
     ),
     port: int | None = typer.Option(None, min=1, max=65535, help="First port of the servers; left out, free ones."),
-    verify: bool = typer.Option(False, "--verify", help="Compare all outputs with the baseline's, token by token."),
+    verify: bool = typer.Option(
+        False, "--verify", help="Compare all outputs with plain decoding's; exit 1 if rounding does not explain it."
+    ),
     json_file: Path | None = typer.Option(None, "--json", help="Write results and conditions, after each run."),
     plots: Path | None = typer.Option(None, help="Write PNG plots into this folder."),
     show_list: bool = typer.Option(False, "--list", help="Show known methods and prompt sets, and exit."),
