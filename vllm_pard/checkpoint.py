@@ -178,7 +178,8 @@ def _mask_token_id(model: str, config: Mapping[str, Any], given: int | None, voc
         return int(value)
     raise CheckpointError(
         f'the draft {model!r} needs a mask token ("pard_token" in its config.json), and names none; '
-        'use a PARD draft, or give "mask_token_id" in the speculative config if you know it'
+        'use a PARD draft, or, if you know it, give "mask_token_id" in the speculative config (vllm-pard generate: '
+        "--speculative-config '{\"mask_token_id\": ID}', vllm-pard doctor: --mask-token-id ID)"
     )
 
 

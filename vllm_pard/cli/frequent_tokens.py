@@ -43,7 +43,7 @@ def vocabulary(
     if len(token_ids) < size:
         print(
             f"warning: the text has only {len(token_ids)} different tokens, special ones included, and the draft could "
-            f"propose no other; give more text like what will be generated, or a smaller --size than {size}",
+            f"propose no other: --size {size} needs more text, of the kind that will be generated",
             file=sys.stderr,
         )
     print(f"{len(token_ids)} of {len(tokenizer)} tokens, {coverage(tokenized, token_ids):.2%} of the text: {output}")

@@ -54,7 +54,7 @@ def max_num_tokens(config: Mapping[str, Any], options: Mapping[str, Any]) -> int
 def num_bytes(prompt: Prompt) -> int:
     """UTF-8 bytes of a text or of all messages, without the words that a chat template adds."""
     texts = [prompt.text or ""] if prompt.messages is None else [message["content"] for message in prompt.messages]
-    return sum(len(text.encode(errors="surrogatepass")) for text in texts)
+    return sum(len(text.encode()) for text in texts)
 
 
 def _num_tokens(tokenizer: Any, prompt: Prompt) -> int:
