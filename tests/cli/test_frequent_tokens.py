@@ -53,7 +53,7 @@ def test_counts_text_and_answers(run: Run, tmp_path: Path) -> None:
     assert counted < set(token_ids)
     assert f"{len(token_ids)} of 2048 tokens, 100.00% of the text: {output}" in result.stdout
 
-    few = run("vocabulary", TARGET, "--text", str(text), "--size", 8, "--output", str(output))
+    few = run("vocabulary", "demo", "--text", str(text), "--size", 8, "--output", str(output))
     assert "8 of 2048 tokens" in few.stdout
     assert len(json.loads(output.read_text())) == 8, "an old file is replaced"
 

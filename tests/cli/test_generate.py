@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from vllm_pard.demo import demo_path
+
 Run = Callable[..., Any]
 
 
@@ -104,10 +106,12 @@ class TestWithFakeEngine:
             *("--speculative-config", '{"mask_token_id": 9}', "--engine-args", '{"max_model_len": 64}'),
         )
         run("generate", "fine", "--prompt", "x", "--no-pard")
+        run("generate", "demo", "--prompt", "x", "--no-pard")
         speculative = {"method": "pard", "model": "d", "num_speculative_tokens": 5, "mask_token_id": 9}
         assert seen == [
             {"model": "fine", "dtype": "float32", "max_model_len": 64, "speculative_config": speculative},
             {"model": "fine", "dtype": "auto"},
+            {"model": str(demo_path("target")), "dtype": "auto"},
         ]
 
 

@@ -1,5 +1,6 @@
 """PARD on the real V1 runner, at full CPU speed: against plain vLLM, the reference engine and vLLM's own drafting."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,20 @@ def test_log_probabilities_of_given_tokens(tiny_pair: tuple[Path, Path]) -> None
         [p for token in plain for p in token.values()], abs=1e-4
     )
     assert [len(tokens) for tokens in result["pard"]] == [16, 16, 0]
+
+
+def test_drafts_that_are_held_back(tiny_pair: tuple[Path, Path]) -> None:
+    """Steps without drafts can be measured in a running engine, at no loss: the draft goes on reading."""
+    result = run("held_drafts", tiny_pair, hold_from=3, hold_to=7)
+    held, untouched = result["held"], result["untouched"]
+    assert held["tokens"] == untouched["tokens"] == result["plain"]
+    # The first step still verifies what was drafted before; so it is at the other end.
+    assert held["num_drafted"][2:9] == [2, 2, 0, 0, 0, 0, 2]
+    assert untouched["num_drafted"][2:9] == [2, 2, 2, 2, 2, 2, 2]
+    common = held["drafts"].keys() & untouched["drafts"].keys()
+    assert len(common) > 10
+    assert {place: held["drafts"][place] for place in common} == {place: untouched["drafts"][place] for place in common}
+    assert all(later > earlier for earlier, later in pairwise(held["seconds"]))
 
 
 @pytest.mark.parametrize("runner", ["v1", "v2"])

@@ -71,3 +71,35 @@ def _log_probabilities(llm: Any, requests: Any, params: Any) -> list[Any]:
     """Of each request, of each of its tokens: log-probabilities by token id."""
     outputs = [output.outputs[0] for output in llm.generate(requests, params, use_tqdm=False)]
     return [[{i: p.logprob for i, p in token.items()} for token in output.logprobs or ()] for output in outputs]
+
+
+def held_drafts(target: str, draft: str, hold_from: int, hold_to: int) -> Any:
+    """Outputs, drafted requests by step and drafts by place where drafts are held back in some steps, and where not."""
+    requests, params = prompts((5, 33)), greedy(24)
+    plain = generate(make_llm(target, None), requests, params)
+    llm = make_llm(target, draft)
+    untouched = _by_step(llm, requests, params, {})
+    return {"plain": plain, "untouched": untouched, "held": _by_step(llm, requests, params, {hold_from: 1, hold_to: 0})}
+
+
+def _by_step(llm: Any, requests: Any, params: Any, hold: dict[int, int]) -> Any:
+    worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
+    drafter, proposed = model_runner(llm).drafter, []
+    propose = drafter.propose
+    drafter.propose = lambda *args, **kwargs: proposed.append(propose(*args, **kwargs)) or proposed[-1]
+    for number, request in enumerate(requests):
+        llm.llm_engine.add_request(str(number), llm.renderer.render_cmpl([request])[0], params)
+    tokens: list[list[int]] = [[] for _ in requests]
+    num_drafted, drafts, seconds = [], {}, [llm.collective_rpc("hold_drafts", args=(False,))[0]]
+    while llm.llm_engine.has_unfinished_requests():
+        if len(num_drafted) in hold:
+            llm.collective_rpc("hold_drafts", args=(bool(hold[len(num_drafted)]),))
+        for output in llm.llm_engine.step():
+            tokens[int(output.request_id)] = list(output.outputs[0].token_ids)
+        num_drafted.append(len(worker.drafted))
+        seconds.append(llm.collective_rpc("hold_drafts", args=(worker.holds_drafts,))[0])
+        runner = model_runner(llm)
+        for name, row in zip(runner.input_batch.req_ids, proposed[-1].tolist(), strict=True):
+            drafts[f"{name[0]}: {runner.requests[name].output_token_ids}"] = row
+    drafter.propose = propose
+    return {"tokens": tokens, "num_drafted": num_drafted, "drafts": drafts, "seconds": seconds}

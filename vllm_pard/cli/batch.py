@@ -6,7 +6,8 @@ from typing import Any
 
 from vllm_pard.prompts import Prompt
 
-Events = Iterator[dict[str, Any]]  # "ready" first, then "finished" or "refused" for each prompt, "done" last
+# "starting", "ready", then "finished" or "refused" for each prompt, "progress" and "costs" in between, "done" last
+Events = Iterator[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ def reference_events(batch: Batch) -> Events:
     """The events that an engine process would send."""
     speculative = batch.speculative
     _check_options(batch)
+    yield {"event": "starting"}
     target_name = batch.options["model"]
     target_config = load_config(target_name)
     method: Method = "ar"

@@ -13,8 +13,9 @@ def vllm_events(batch: Batch) -> Events:
         load_config(options["model"])  # a mistyped path is told at once, and in one sentence
     if batch.speculative is not None:
         options = options | {"speculative_config": batch.speculative}
+    yield {"event": "starting"}
     with EngineProcess(options, verbose=batch.verbose) as engine:
-        engine.wait_until_ready()
-        yield {"event": "ready", "notes": [f"vLLM: {line}" for line in engine.log_lines(PARD_LOG_LINE)]}
+        about = engine.wait_until_ready()
+        yield about | {"event": "ready", "notes": [f"vLLM: {line}" for line in engine.log_lines(PARD_LOG_LINE)]}
         requests = [{"id": prompt.id, "text": prompt.text, "messages": prompt.messages} for prompt in batch.prompts]
         yield from engine.generate(requests, batch.sampling)

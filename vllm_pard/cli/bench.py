@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vllm_pard.catalog import DEMO
+from vllm_pard.cli.arguments import TARGET_HELP
 from vllm_pard.cli.generate import Engine, UsageError, json_object
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Placement(str, Enum):
 
 
 def bench(
-    target: str = typer.Argument(DEMO, help='Folder or Hugging Face name of the target; "demo": the bundled pair.'),
+    target: str = typer.Argument(DEMO, help=TARGET_HELP),
     methods: str | None = typer.Option(None, help="METHOD[:K],... ; the first is the baseline. See --list."),
     prompts: str = typer.Option(DEMO, help="A prompt set (see --list), NAME=FILE for a local copy of one, or a file."),
     category: str | None = typer.Option(None, help="Only prompts of this category, where a set has any."),

@@ -10,6 +10,8 @@ from typing import Literal
 
 import typer
 
+from vllm_pard.catalog import target_folder
+from vllm_pard.cli.arguments import TARGET_HELP
 from vllm_pard.errors import PardError
 
 PLUGIN = "pard"
@@ -28,8 +30,8 @@ class Finding:
 
 
 def doctor(
-    target: str | None = typer.Option(None, help="Also check whether this target can be served."),
-    draft: str | None = typer.Option(None, help="Draft for the target; left out, the catalog picks one."),
+    target: str | None = typer.Argument(None, help=f"Also check whether this target can be served. {TARGET_HELP}"),
+    draft: str | None = typer.Argument(None, help="Draft for the target; left out, the catalog picks one."),
     mask_token_id: int | None = typer.Option(None, help="For a draft whose config.json names no mask token."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
 ) -> None:
@@ -39,15 +41,16 @@ def doctor(
 
     Example: vllm-pard doctor
 
-    Example: vllm-pard doctor --target Qwen/Qwen3-8B
+    Example: vllm-pard doctor Qwen/Qwen3-8B
     """
     # vLLM logs while it is imported, which would drown the table.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
-    if target is not None or draft is not None:
+    if target is not None:
+        target = target_folder(target)
         findings += check_pair(target, draft, mask_token_id)
-    if target is not None and all(finding.status != "problem" for finding in findings):
-        findings.append(foretell(target, draft, mask_token_id))
+        if all(finding.status != "problem" for finding in findings):
+            findings.append(foretell(target, draft, mask_token_id))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
@@ -130,24 +133,19 @@ def check_demo() -> Iterator[Finding]:
     from vllm_pard.demo import demo_path
 
     try:
-        demo_path("target")
-        demo_path("draft")
+        folders = [demo_path(name) for name in ("target", "draft")]
     except FileNotFoundError as error:
         yield Finding("demo", "note", str(error))
     else:
-        yield Finding("demo", "ok", "the demo pair is here; try vllm-pard demo")
+        yield Finding("demo", "ok", f"{folders[0].parent}; try vllm-pard demo")
 
 
-def check_pair(target: str | None, draft: str | None, mask_token_id: int | None) -> Iterator[Finding]:
+def check_pair(target: str, draft: str | None, mask_token_id: int | None) -> Iterator[Finding]:
     """Everything about a pair that can be known without loading weights."""
     from vllm_pard.catalog import choose_draft
-    from vllm_pard.checkpoint import check_tokenizers, load_config, read_checkpoint
+    from vllm_pard.checkpoint import check_tokenizers, load_config
 
     try:
-        if target is None:
-            checkpoint = read_checkpoint(str(draft), load_config(str(draft)), mask_token_id=mask_token_id)
-            yield Finding("draft", "ok", f"{checkpoint.path}, mask token {checkpoint.mask_token_id}")
-            return
         target_config = load_config(target)
         yield Finding("target", "ok", f"{target}, {target_config.get('model_type')}")
         checkpoint, num_speculative_tokens = choose_draft(

@@ -9,13 +9,12 @@ import os
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from typing import Any
 
+from vllm_pard.cli.engine_meter import EngineMeter, num_speculative_tokens
 from vllm_pard.errors import PardError
-from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.process import CPU_OPTIONS
 from vllm_pard.prompts import prompt_token_ids
 
@@ -70,6 +69,7 @@ def describe(engine: Any) -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "max_model_len": config.model_config.max_model_len,
+        "num_speculative_tokens": num_speculative_tokens(engine),
     }
 
 
@@ -81,37 +81,47 @@ def generate(engine: Any, prompts: list[dict[str, Any]], sampling: dict[str, Any
 
     params = SamplingParams(**sampling, output_kind=RequestOutputKind.DELTA)
     requests = _tokenize(engine.get_tokenizer(), prompts, send)
-    counted = AcceptanceStats.from_vllm_metrics(engine.get_metrics())
-    started = time.perf_counter()
-    answers: dict[str, tuple[list[str], list[int]]] = {}
+    meter = EngineMeter(engine, send)
+    answers: dict[str, Answer] = {}
     for request_id, prompt_ids in requests.items():
         try:
             (request,) = engine.renderer.render_cmpl([{"prompt_token_ids": prompt_ids}])
             engine.llm_engine.add_request(request_id, request, params)
-            answers[request_id] = ([], [])
+            answers[request_id] = Answer()
         except (ValueError, VLLMClientError) as error:
             send({"event": "refused", "id": request_id, "message": str(error)})
     while engine.llm_engine.has_unfinished_requests():
-        for output in engine.llm_engine.step():
-            (completion,) = output.outputs
-            texts, answer_ids = answers[output.request_id]
-            texts.append(completion.text)
-            answer_ids.extend(completion.token_ids)
-            if stream and completion.text:
-                send({"event": "text", "id": output.request_id, "text": completion.text})
-            if output.finished:
-                send(
-                    {
-                        "event": "finished",
-                        "id": output.request_id,
-                        "text": "".join(texts),
-                        "token_ids": answer_ids,
-                        "finish_reason": completion.finish_reason,
-                    }
-                )
-    seconds = time.perf_counter() - started
-    stats = AcceptanceStats.from_vllm_metrics(engine.get_metrics()) - counted
-    send({"event": "done", "seconds": seconds, "stats": asdict(stats)})
+        outputs = engine.llm_engine.step()
+        meter.after_step(outputs)
+        for output in outputs:
+            _pass_on(output, answers[output.request_id], stream, send)
+    meter.done()
+
+
+@dataclass
+class Answer:
+    """What has come of an answer so far."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+
+
+def _pass_on(output: Any, answer: Answer, stream: bool, send: Send) -> None:
+    (completion,) = output.outputs
+    answer.texts.append(completion.text)
+    answer.token_ids.extend(completion.token_ids)
+    if stream and completion.text:
+        send({"event": "text", "id": output.request_id, "text": completion.text})
+    if output.finished:
+        send(
+            {
+                "event": "finished",
+                "id": output.request_id,
+                "text": "".join(answer.texts),
+                "token_ids": answer.token_ids,
+                "finish_reason": completion.finish_reason,
+            }
+        )
 
 
 def _tokenize(tokenizer: Any, prompts: list[dict[str, Any]], send: Send) -> dict[str, list[int]]:

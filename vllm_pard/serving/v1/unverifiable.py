@@ -32,6 +32,11 @@ def drop_unverifiable(drafts: DraftTokenIds, runner: Any) -> DraftTokenIds:
     return DraftTokenIds(drafts.req_ids, kept)
 
 
+def drop_all(drafts: DraftTokenIds) -> DraftTokenIds:
+    """No drafts: the next step is a plain one."""
+    return DraftTokenIds(drafts.req_ids, [[] for _ in drafts.req_ids])
+
+
 def _has_min_p_or_bias(request: Any) -> bool:
     params: SamplingParams | None = getattr(request, "sampling_params", None)
     return params is not None and bool(params.min_p or params.logit_bias)
