@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from vllm_pard.catalog import DEMO
-from vllm_pard.cli.arguments import TARGET_HELP
-from vllm_pard.cli.generate import Engine, UsageError, json_object
+from vllm_pard.cli.arguments import TARGET_HELP, json_object, whole_numbers
+from vllm_pard.cli.generate import Engine
 
 if TYPE_CHECKING:
     from vllm_pard.bench.comparison import Comparison
@@ -79,7 +79,7 @@ def bench(
         prompts=prompts,
         category=category,
         num_prompts=num_prompts,
-        concurrencies=parse_concurrency(concurrency),
+        concurrencies=whole_numbers("--concurrency", concurrency),
         runs=runs,
         warmup=warmup,
         requests_per_user=requests_per_user,
@@ -127,13 +127,6 @@ def run(comparison: "Comparison") -> bool:
             for path in comparison.save():
                 console.print(f"written to {path}", markup=False)
     return comparison.has_failures
-
-
-def parse_concurrency(text: str) -> list[int]:
-    items = [item.strip() for item in text.split(",")]
-    if not all(item.isdecimal() and int(item) > 0 for item in items):
-        raise UsageError(f"--concurrency must be numbers from 1 on, such as 1,4,16; got {text!r}")
-    return sorted({int(item) for item in items})
 
 
 def print_list() -> None:

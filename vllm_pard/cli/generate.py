@@ -1,6 +1,5 @@
 """`vllm-pard generate`: answer many prompts with any target, offline."""
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP
-from vllm_pard.errors import PardError
+from vllm_pard.cli.arguments import TARGET_HELP, UsageError, json_object
 
 SOME_REFUSED = 1
 
@@ -19,10 +17,6 @@ class Engine(str, Enum):
 
     vllm = "vllm"
     reference = "reference"
-
-
-class UsageError(PardError):
-    """Options that don't go together, or don't parse."""
 
 
 def generate(
@@ -86,15 +80,3 @@ def speculative_options(
     if twice := sorted(given.keys() & more.keys()):
         raise UsageError(f"{twice[0]!r} is given twice, by its option and in --speculative-config; give it once")
     return {"method": "pard"} | given | more
-
-
-def json_object(option: str, text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{option} is not valid JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f'{option} must be a JSON object such as {{"key": 1}}; got {text}')
-    return value
