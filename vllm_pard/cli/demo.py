@@ -1,4 +1,4 @@
-"""`vllm-pard demo`: the bundled pair in the real vLLM, plain and with PARD, side by side."""
+"""`vllm-pard demo`: the bundled pair in the real vLLM, plain and then with PARD."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PLAIN, PARD = "plain", "PARD"
 MAX_MODEL_LEN = 512
+TOY = "A toy of a few million parameters, trained on templates: its wrong answers are its own, with and without PARD."
 # The pair is small: a gigabyte holds every K/V block, one process an engine saves seconds of start-up, and two threads
 # are enough. With threads for all cores, 3 to 7 tokens/s were seen instead of 100 while another program ran beside it:
 # OpenMP waits for the slowest thread.
@@ -108,6 +109,7 @@ def run_in_turns(
             conditions = {name: engine.wait_until_ready() for name, engine in engines.items()}
         for line in engines[PARD].log_lines(PARD_LOG_LINE):
             console.print(f"vLLM: {line}", style="dim", markup=False)
+        console.print(TOY, style="dim", markup=False)
         for name, engine in engines.items():
             console.print(f"\n[bold]{name}[/bold]")
             show_answers(console, prompts, engine.generate(prompts, sampling, stream=batch_size == 1))
