@@ -135,6 +135,14 @@ def target_folder(target: str) -> str:
     return _demo_folder("target") if target == DEMO else target
 
 
+def short_name(target: str) -> str:
+    """The name under which a command takes the target that `target_folder` gave."""
+    try:
+        return DEMO if target == _demo_folder("target") else target
+    except CatalogError:
+        return target
+
+
 def _demo_folder(name: str) -> str:
     from vllm_pard.demo import demo_path
 

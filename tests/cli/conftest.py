@@ -11,12 +11,6 @@ from vllm_pard.cli import engine_client
 from vllm_pard.cli.app import app
 
 
-@pytest.fixture(autouse=True)
-def logging_level(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The doctor sets it unless it is set, for the rest of its process: in a test that would be all other tests."""
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
-
-
 @pytest.fixture
 def run() -> Callable[..., Any]:
     """Run `vllm-pard` in this process."""

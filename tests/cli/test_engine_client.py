@@ -44,6 +44,17 @@ def test_streams(tmp_path: Path) -> None:
         assert kinds == ["text", "text", "finished", "done"]
 
 
+def test_costs_are_found_only_when_asked(tmp_path: Path) -> None:
+    """Drafts that are held back would spoil what the demo and the doctor measure."""
+    with EngineProcess({"model": "loses", "speculative_config": SPECULATIVE}) as engine:
+        engine.wait_until_ready()
+        kinds = [
+            {event["event"] for event in engine.generate(PROMPTS, SAMPLING, **asked)}
+            for asked in ({}, {"find_costs": True})
+        ]
+    assert ["costs" in found for found in kinds] == [False, True]
+
+
 def test_our_own_errors_stay_sentences(tmp_path: Path) -> None:
     with pytest.raises(PardError) as caught, EngineProcess({"model": "wrong-config"}) as engine:
         engine.wait_until_ready()

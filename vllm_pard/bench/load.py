@@ -3,15 +3,13 @@
 import asyncio
 import contextlib
 import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from vllm_pard.bench.measurement import Measurement
 from vllm_pard.bench.server import SERVED_NAME, Server
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.silence import without_warnings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +63,6 @@ def measure_server(
         tpot_p50_ms=float(result["median_tpot_ms"]),
         stats=acceptance(result),
     )
-
-
-@contextlib.contextmanager
-def without_warnings() -> Iterator[None]:
-    """Logged or warned: vLLM's import tells of every part that this machine lacks, and a failure is ours to tell."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def acceptance(result: dict[str, Any]) -> AcceptanceStats:

@@ -1,9 +1,11 @@
 """What several commands say, read and refuse in the same way."""
 
 import json
+import shlex
 from enum import Enum
 from typing import Any
 
+from vllm_pard.catalog import short_name
 from vllm_pard.errors import PardError
 
 # As everywhere a short name beats a folder: a command means the same in every folder.
@@ -20,6 +22,12 @@ class Engine(str, Enum):
 
 class UsageError(PardError):
     """Options that don't go together, or don't parse."""
+
+
+def measure_command(target: str, draft: str | None) -> str:
+    """What tells whether a draft pays."""
+    words = ["vllm-pard", "doctor", short_name(target), *([draft] if draft else []), "--measure"]
+    return shlex.join(words)
 
 
 def whole_numbers(option: str, text: str) -> list[int]:

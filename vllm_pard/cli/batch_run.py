@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from vllm_pard.cli.answer_file import AnswerFile
+from vllm_pard.cli.arguments import measure_command
 from vllm_pard.cli.batch import Batch
 from vllm_pard.cli.batch_verdict import BatchVerdict
 from vllm_pard.cli.batch_vllm import vllm_events
@@ -129,14 +130,17 @@ class _Run:
         self._state.started = time.monotonic()
         for line in event["notes"]:
             self._progress.say(line, style="dim")
-        if k := event.get("num_speculative_tokens"):
-            self._verdict = BatchVerdict(k, _measure_command(self._batch))
+        if (k := event.get("num_speculative_tokens")) and self._batch.speculative:
+            self._verdict = BatchVerdict(
+                k, measure_command(self._batch.options["model"], self._batch.speculative.get("model"))
+            )
 
     def _warn(self, stats: AcceptanceStats) -> None:
         if self._verdict and (warning := self._verdict.warning(stats)):
             self._progress.say(warning, style="yellow")
 
     def _end(self, event: dict[str, Any]) -> None:
+        self._progress.end()
         stats = AcceptanceStats(**event["stats"])
         speed = _speed(self._num_tokens, event["seconds"], stats)
         self._progress.say(f"{self._num_tokens} tokens in {event['seconds']:.1f} s, {speed}")
@@ -147,11 +151,6 @@ class _Run:
 def _speed(num_tokens: int, seconds: float, stats: AcceptanceStats) -> str:
     speed = f"{num_tokens / seconds:.1f} tokens/s"
     return f"{speed}, mean acceptance length {stats.mean_acceptance_length:.2f}" if stats.num_drafts else speed
-
-
-def _measure_command(batch: Batch) -> str:
-    draft = (batch.speculative or {}).get("model")
-    return " ".join(["vllm-pard doctor", str(batch.options["model"]), *([str(draft)] if draft else []), "--measure"])
 
 
 def _write_answer(prompt: Prompt, event: dict[str, Any], writer: RecordWriter | None) -> None:

@@ -18,4 +18,4 @@ def vllm_events(batch: Batch) -> Events:
         about = engine.wait_until_ready()
         yield about | {"event": "ready", "notes": [f"vLLM: {line}" for line in engine.log_lines(PARD_LOG_LINE)]}
         requests = [{"id": prompt.id, "text": prompt.text, "messages": prompt.messages} for prompt in batch.prompts]
-        yield from engine.generate(requests, batch.sampling)
+        yield from engine.generate(requests, batch.sampling, find_costs=True)

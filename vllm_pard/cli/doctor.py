@@ -12,11 +12,19 @@ import typer
 
 from vllm_pard.catalog import target_folder
 from vllm_pard.checkpoint import check_exists
-from vllm_pard.cli.arguments import TARGET_HELP, UsageError, check_dtype, json_object, whole_numbers
+from vllm_pard.cli.arguments import (
+    TARGET_HELP,
+    UsageError,
+    check_dtype,
+    json_object,
+    measure_command,
+    whole_numbers,
+)
 from vllm_pard.cli.finding import Finding
 from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
 from vllm_pard.prompts import read_prompts
+from vllm_pard.silence import without_warnings
 
 PLUGIN = "pard"
 PROBLEMS_FOUND = 1
@@ -53,28 +61,34 @@ def doctor(
     own_prompts = read_prompts(prompts) if prompts else None
     if num_speculative_tokens is not None:
         check_num_speculative_tokens(num_speculative_tokens)
-    target = target and target_folder(target)
-    check_given(target, draft, mask_token_id)
-    # vLLM logs while it is imported, which would drown the table.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
-    if target is not None:
-        findings += check_pair(target, draft, mask_token_id)
-        if all(finding.status != "problem" for finding in findings):
-            findings.append(foretell(target, draft, mask_token_id))
-            if measure:
-                from vllm_pard.cli.measure_report import judge_pair, planned_pair
+    folder = target and target_folder(target)
+    check_given(folder, draft, mask_token_id)
+    with without_warnings():
+        findings = look(folder, draft, mask_token_id)
+    if folder is not None and all(finding.status != "problem" for finding in findings):
+        if measure:
+            from vllm_pard.cli.measure_report import judge_pair, planned_pair
 
-                pair = planned_pair(target, draft, mask_token_id, num_speculative_tokens, own_prompts, sizes, options)
-                findings += judge_pair(pair, verbose=verbose)
-            else:
-                findings.append(not_judged(target, draft))
+            pair = planned_pair(folder, draft, mask_token_id, num_speculative_tokens, own_prompts, sizes, options)
+            findings += judge_pair(pair, verbose=verbose)
+        else:
+            findings.append(not_judged(folder, draft))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         print_findings(findings)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+def look(target: str | None, draft: str | None, mask_token_id: int | None) -> list[Finding]:
+    """At everything that can be known without loading weights."""
+    findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
+    if target is not None:
+        findings += check_pair(target, draft, mask_token_id)
+        if all(finding.status != "problem" for finding in findings):
+            findings.append(foretell(target, draft, mask_token_id))
+    return findings
 
 
 def check_given(target: str | None, draft: str | None, mask_token_id: int | None) -> None:
@@ -203,8 +217,8 @@ def foretell(target: str, draft: str | None, mask_token_id: int | None) -> Findi
 
 def not_judged(target: str, draft: str | None) -> Finding:
     """Without --measure."""
-    command = " ".join(["vllm-pard doctor", target, *([draft] if draft else []), "--measure"])
-    return Finding("speed", "note", f"not judged: {command} tells in a minute or two whether the draft pays here")
+    text = f"not judged: {measure_command(target, draft)} tells in a minute or two whether the draft pays here"
+    return Finding("speed", "note", text)
 
 
 def print_findings(findings: list[Finding]) -> None:

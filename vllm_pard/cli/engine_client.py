@@ -29,10 +29,20 @@ class EngineProcess(LoggedProcess):
         return {key: value for key, value in event.items() if key != "event"}
 
     def generate(
-        self, prompts: list[dict[str, Any]], sampling: dict[str, Any], *, stream: bool = False
+        self,
+        prompts: list[dict[str, Any]],
+        sampling: dict[str, Any],
+        *,
+        stream: bool = False,
+        find_costs: bool = False,
     ) -> Iterator[dict[str, Any]]:
-        """Events "text" (if streaming), "finished" and "refused" as they come, and one "done" in the end."""
-        self._send({"op": "generate", "prompts": prompts, "sampling": sampling, "stream": stream})
+        """Events "text" (if streaming), "finished" and "refused" as they come, and one "done" in the end.
+
+        Also "progress" every second. With `find_costs`, drafts are held back in a few steps, and "costs" tells what
+        steps take with and without.
+        """
+        asked = {"prompts": prompts, "sampling": sampling, "stream": stream, "find_costs": find_costs}
+        self._send({"op": "generate"} | asked)
         while True:
             event = self._receive()
             yield event

@@ -14,12 +14,12 @@ SECONDS_BETWEEN_REPORTS = 1.0
 class EngineMeter:
     """Counts tokens, drafts and steps of one call of `generate`."""
 
-    def __init__(self, engine: Any, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, engine: Any, send: Callable[[dict[str, Any]], None], *, find_costs: bool) -> None:
         self._engine, self._send = engine, send
         self._before = self._counts()
         self._started = self._reported = time.perf_counter()
         self._num_tokens = 0
-        self._steps = StepWatch(self._hold if num_speculative_tokens(engine) else None)
+        self._steps = StepWatch(self._hold if find_costs and num_speculative_tokens(engine) else None)
 
     def after_step(self, outputs: list[Any]) -> None:
         """Take note of what a step gave."""

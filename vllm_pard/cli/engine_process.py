@@ -31,7 +31,7 @@ def main() -> int:
                     engine = start(command["options"])
                     send({"event": "ready", **describe(engine)})
                 case "generate":
-                    generate(engine, command["prompts"], command["sampling"], command["stream"], send)
+                    generate(engine, command, send)
                 case "stop":
                     break
     except Exception as error:
@@ -73,15 +73,15 @@ def describe(engine: Any) -> dict[str, Any]:
     }
 
 
-def generate(engine: Any, prompts: list[dict[str, Any]], sampling: dict[str, Any], stream: bool, send: Send) -> None:
+def generate(engine: Any, command: dict[str, Any], send: Send) -> None:
     """Answer all prompts; a prompt that the engine refuses gets an event of its own and disturbs no other."""
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind
 
-    params = SamplingParams(**sampling, output_kind=RequestOutputKind.DELTA)
-    requests = _tokenize(engine.get_tokenizer(), prompts, send)
-    meter = EngineMeter(engine, send)
+    params = SamplingParams(**command["sampling"], output_kind=RequestOutputKind.DELTA)
+    requests = _tokenize(engine.get_tokenizer(), command["prompts"], send)
+    meter = EngineMeter(engine, send, find_costs=command["find_costs"])
     answers: dict[str, Answer] = {}
     for request_id, prompt_ids in requests.items():
         try:
@@ -94,7 +94,7 @@ def generate(engine: Any, prompts: list[dict[str, Any]], sampling: dict[str, Any
         outputs = engine.llm_engine.step()
         meter.after_step(outputs)
         for output in outputs:
-            _pass_on(output, answers[output.request_id], stream, send)
+            _pass_on(output, answers[output.request_id], command["stream"], send)
     meter.done()
 
 

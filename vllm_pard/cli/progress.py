@@ -36,6 +36,12 @@ class Progress:
         """A line of its own, above the bar."""
         self._console.print(line, style=style, markup=False, soft_wrap=not self._console.is_terminal)
 
+    def end(self) -> None:
+        """No more is shown, but for what is said."""
+        self._bar.stop()
+        self._ended.set()
+        self._begun.set()
+
     def _tell(self) -> None:
         self._begun.wait()
         while not self._ended.is_set():
@@ -51,9 +57,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._bar.stop()
-        self._ended.set()
-        self._begun.set()
+        self.end()
         if self._teller:
             self._teller.join()
 

@@ -1,0 +1,19 @@
+"""Keep what is no news to users off their terminal."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Logged or warned: vLLM's import tells of every part that this machine lacks, and a failure is ours to tell."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
