@@ -6,19 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from doc_blocks import DOCUMENTS, FENCE, ROOT
 from PIL import Image
 
 from vllm_pard.catalog import CATALOG
 from vllm_pard.config import UPSTREAM_FIELDS, PardConfig
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README, GUIDE = ((ROOT / name).read_text() for name in DOCUMENTS)
 
 
 def test_numbers_are_those_of_the_result_files() -> None:
     import tables
 
-    assert tables.render(README) == README, "run: python benchmarks/tables.py"
+    for path, of_file in tables.FILES.items():
+        text = path.read_text()
+        assert tables.render(text, of_file) == text, "run: python benchmarks/tables.py"
 
 
 def test_the_picture_shows_the_result_file() -> None:
@@ -56,20 +58,49 @@ def test_a_table_holds_one_measurement() -> None:
     import tables
 
     with pytest.raises(SystemExit, match=r"the same engine, prompts, .*; bench_cpu_float32, bench_300m_cpu_float32 di"):
-        tables.bench_table("bench_cpu_float32", "bench_300m_cpu_float32")
+        tables.bench_table("bench_cpu_float32", "bench_300m_cpu_float32", plain_row="a reason")
+
+
+def test_every_table_says_why_its_plain_row_is_what_it_is() -> None:
+    import tables
+
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    in_demo = tables.load("demo_cpu_float32_b1")["plain"]["tokens_per_second"]
+    for name, reason in tables.PLAIN_ROWS.items():
+        table = text.partition(f"<!-- table:{name} -->")[2].partition("<!-- end -->")[0]
+        speed = re.search(r"^\| \w+ \| 1.00 \| (\d+) ", table, re.MULTILINE)
+        assert speed, f"{name} has no plain row"
+        assert f"has {in_demo:.0f} tokens/s in `vllm-pard demo` and {speed[1]} here: {reason}." in table
+
+
+def test_is_short_and_in_a_newcomers_order() -> None:
+    assert len(README.splitlines()) < 150
+    chapters = re.findall(r"^## (.*)$", FENCE.sub("", README), re.MULTILINE)
+    assert chapters == ["Try it", "Serve", "Does it pay?", "Train a draft", "Limits"]
+    assert README.index("Not tested on a GPU") < README.index("<!-- table:")
+    assert README.count("<!-- table:") == README.count("![") == 1
 
 
 def test_pairs_are_those_of_the_catalog() -> None:
     for entry in CATALOG:
-        assert f"| {entry.family} | {entry.draft} |" in README
+        assert f"| {entry.family} | {entry.draft} |" in GUIDE
 
 
 def test_keys_exist() -> None:
-    keys = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    keys = set(re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE))
     assert len(keys) >= 6
     assert keys <= set(PardConfig.__dataclass_fields__) | UPSTREAM_FIELDS
 
 
-def test_files_it_points_to_exist() -> None:
-    for path in re.findall(r"\]\(([\w./]+)\)", README):
+@pytest.mark.parametrize("text", [README, GUIDE], ids=DOCUMENTS)
+def test_places_it_points_to_exist(text: str) -> None:
+    for path, anchor in re.findall(r"\]\(([\w./]*)(?:#([\w-]+))?\)", text):
+        there = (ROOT / path).read_text() if anchor and path else text
         assert (ROOT / path).exists(), path
+        assert not anchor or anchor in anchors(there), f"{path}#{anchor}"
+
+
+def anchors(text: str) -> list[str]:
+    """As GitHub makes them from headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]

@@ -152,8 +152,9 @@ def test_title(record: Callable[..., Record]) -> None:
 
 def test_a_folder_that_cannot_be_written(record: Callable[..., Record], tmp_path: Path) -> None:
     (picture,) = pictures(record(cell("none", 1, 1.0)))
+    (tmp_path / "front.png").mkdir()
     with pytest.raises(PlotError, match=r"can't write '.*': Is a directory"):
-        draw(picture, tmp_path)
+        draw(picture, tmp_path / "front.png")
 
 
 def test_data_of_other_files(tmp_path: Path) -> None:

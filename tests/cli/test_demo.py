@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import vllm_pard.demo
-from vllm_pard.cli.demo import demo_prompts, show_answers
+from vllm_pard.cli.demo import TOY, demo_prompts, show_answers
 from vllm_pard.cli.demo_report import Measurement, identical_in_words, median_speed, verdict
 from vllm_pard.metrics import AcceptanceStats
 
@@ -34,6 +34,8 @@ def test_shows_the_answers_and_the_difference(run: Run, demo_model: Callable[[st
     result = run("demo", "--prompts", 3, "--runs", 2, "--json", path)
     assert result.exit_code == 0, result.output
     shown = result.stdout
+    assert TOY in " ".join(shown.split())
+    assert shown.index(TOY.split(":")[0]) < shown.index("[word_problems] 0?")
     assert "vLLM: PARD: draft None, K=2" in shown  # the log line of the fake engine, which has no catalog
     assert shown.count("[word_problems] 0?\n<0><1><2>") == 2  # once by each engine
     assert shown.count("[word_problems] 0?") == 2

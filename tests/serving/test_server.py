@@ -1,9 +1,7 @@
-"""`vllm-pard serve` with PARD, used as clients use it: the OpenAI client against a real server on this machine."""
+"""The README's server, used as its clients and others use it: the OpenAI client against a real server here."""
 
 import json
-import os
 import re
-import shlex
 import socket
 import subprocess
 import sys
@@ -14,6 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from doc_blocks import README_PORT, Block, blocks, environment, run_block
+from doc_metrics import named_metrics
+from doc_parse import commands
 from engine import ENVIRONMENT
 from openai import OpenAI
 
@@ -21,22 +22,16 @@ from vllm_pard.demo import demo_path, prompts
 
 pytestmark = pytest.mark.engine
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
 K = 8
 PROMPTS = [sample["prompt"] for sample in prompts("word_problems")][:16]
-OPTIONS = {
-    "--dtype": "float32",
-    "--max-num-seqs": "16",
-    "--max-num-batched-tokens": "1024",
-    "--served-model-name": "demo",
-    "--host": "127.0.0.1",
-}
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
 
 
 class Server:
     """A running server: its client, its counters, its log."""
 
     def __init__(self, port: int, log: Path) -> None:
+        self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.client = OpenAI(base_url=f"{self.url}/v1", api_key="none", timeout=120, max_retries=0)
@@ -64,18 +59,10 @@ def free_port() -> int:
 
 
 def command(port: int) -> list[str]:
-    """What the README tells to run, on another port and with room for this machine."""
-    [line] = re.findall(r"^    (vllm-pard serve demo (?:.*\\\n)*.*)$", README, re.MULTILINE)
-    options = [word for pair in OPTIONS.items() for word in pair]
-    return [
-        sys.executable,
-        "-m",
-        "vllm_pard.cli",
-        *shlex.split(line.replace("\\\n", ""))[1:],
-        "--port",
-        str(port),
-        *options,
-    ]
+    """What the README tells to run, on another port."""
+    [block] = blocks("server")
+    [words] = commands(block.text.replace(README_PORT, str(port)))
+    return words
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +72,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with log.open("w") as out:
         process = subprocess.Popen(
             command(port),
-            env={**os.environ, **ENVIRONMENT},
+            env=environment(),
             stdout=out,
             stderr=subprocess.STDOUT,
         )
@@ -121,30 +108,40 @@ def test_log_names_pard_draft_and_k(server: Server) -> None:
     assert re.search(rf"PARD: draft \S*demo/draft, K={K} draft tokens", log)
 
 
-def test_request_of_the_readme(server: Server) -> None:
-    """It names no model: there is one."""
-    [body] = re.findall(r"^      -d '(.*)'$", README, re.MULTILINE)
-    request = urllib.request.Request(
-        f"{server.url}/v1/completions", data=body.encode(), headers={"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        [choice] = json.load(response)["choices"]
-    assert "17 + 25" in json.loads(body)["prompt"]
-    assert "42" in choice["text"]
+@pytest.mark.parametrize("block", blocks("client"), ids=str)
+def test_clients_of_the_readme(block: Block, server: Server, tmp_path: Path) -> None:
+    run_block(block, tmp_path, port=server.port, timeout=60)
 
 
-def test_greedy_equals_plain_vllm(server: Server, expected: list[str]) -> None:
+@pytest.fixture(scope="module")
+def plain() -> dict[str, list[str]]:
+    """Texts of vLLM without drafts: of the prompts, and of the first of them held to a schema."""
     program = (
         "import sys, json; from vllm import LLM, SamplingParams;"
+        "from vllm.sampling_params import StructuredOutputsParams;"
         "llm = LLM(sys.argv[1], dtype='float32', max_model_len=512, enforce_eager=True, gpu_memory_utilization=0.3,"
         " distributed_executor_backend='uni');"
-        "outs = llm.generate(json.loads(sys.argv[2]), SamplingParams(temperature=0, max_tokens=64), use_tqdm=False);"
-        "print('RESULT ' + json.dumps([o.outputs[0].text for o in outs]))"
+        "ask = lambda prompts, **options: [o.outputs[0].text for o in llm.generate(prompts,"
+        " SamplingParams(temperature=0, max_tokens=64, **options), use_tqdm=False)];"
+        "prompts, schema = json.loads(sys.argv[2]);"
+        "held = ask(prompts[:1], structured_outputs=StructuredOutputsParams(json=schema));"
+        "print('RESULT ' + json.dumps({'free': ask(prompts), 'held': held}))"
     )
-    arguments = [sys.executable, "-c", program, str(demo_path("target")), json.dumps(PROMPTS)]
-    done = subprocess.run(arguments, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=300)
+    arguments = [sys.executable, "-c", program, str(demo_path("target")), json.dumps([PROMPTS, SCHEMA])]
+    done = subprocess.run(arguments, env=environment(**ENVIRONMENT), capture_output=True, text=True, timeout=300)
     result = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    assert json.loads(result.removeprefix("RESULT ")) == expected
+    return json.loads(result.removeprefix("RESULT "))
+
+
+def test_greedy_equals_plain_vllm(expected: list[str], plain: dict[str, list[str]]) -> None:
+    assert plain["free"] == expected
+
+
+def test_white_space_for_json_is_plain_vllms_too(server: Server, plain: dict[str, list[str]]) -> None:
+    """The README says so of a model that never read JSON."""
+    text = server.complete(PROMPTS[0], extra_body={"structured_outputs": {"json": SCHEMA}})
+    assert [text] == plain["held"]
+    assert len(text) - len("".join(text.split())) > 32
 
 
 def test_sixteen_concurrent_clients(server: Server, expected: list[str]) -> None:
@@ -210,6 +207,13 @@ def test_json_schema(server: Server) -> None:
     assert json.loads(str(reply.choices[0].message.content)) in schema["enum"]
 
 
+def test_regex_of_the_readme(server: Server) -> None:
+    """One sentence, where the answer has five without it."""
+    prompt, held = "Question: What is 17 + 25?\nAnswer:", {"structured_outputs": {"regex": r"[^.]+\."}}
+    free = server.complete(prompt, max_tokens=128)
+    assert server.complete(prompt, max_tokens=128, extra_body=held) == free[: free.index(".") + 1]
+
+
 def test_client_that_disconnects(server: Server, expected: list[str]) -> None:
     stream = server.client.completions.create(
         model="demo", prompt=PROMPTS[4], temperature=0, max_tokens=400, stream=True, extra_body={"ignore_eos": True}
@@ -221,6 +225,15 @@ def test_client_that_disconnects(server: Server, expected: list[str]) -> None:
         time.sleep(0.2)
     assert server.counters()["num_requests_running"] == 0
     assert server.complete(PROMPTS[4]) == expected[4]
+
+
+def test_metrics_of_the_guide_and_the_dashboard(server: Server) -> None:
+    """All are there; a histogram's own name stands above its samples only."""
+    text = urllib.request.urlopen(f"{server.url}/metrics", timeout=10).read().decode()
+    stored = set(re.findall(r"^(vllm:\w+)\{", text, re.MULTILINE))
+    histograms = set(re.findall(r"^# TYPE (vllm:\w+) histogram$", text, re.MULTILINE))
+    assert named_metrics() <= stored | histograms
+    assert len(named_metrics() & stored) >= 10
 
 
 def test_metrics_are_right(server: Server) -> None:
@@ -240,10 +253,12 @@ def test_metrics_are_right(server: Server) -> None:
     emitted = len(requests) + drafts + accepted
     assert delta["generation_tokens_total"] <= emitted <= delta["generation_tokens_total"] + K * len(requests)
     assert accepted / drafts > 1.5, "the demo draft is a good one"
+    # The guide's tokens a step: here every step has drafts, but a request's first and last tokens may come without.
+    first_tokens, steps = delta["time_to_first_token_seconds_count"], delta["inter_token_latency_seconds_count"]
+    assert (delta["generation_tokens_total"] - first_tokens) / steps == pytest.approx(1 + accepted / drafts, rel=0.15)
 
 
 def test_port_in_use(server: Server) -> None:
-    port = int(server.url.rsplit(":", 1)[1])
-    done = subprocess.run(command(port), env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(server.port), env=environment(), capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "Address already in use" in done.stdout + done.stderr

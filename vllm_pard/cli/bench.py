@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vllm_pard.catalog import DEMO
-from vllm_pard.cli.arguments import TARGET_HELP
-from vllm_pard.cli.generate import Engine, UsageError, json_object
+from vllm_pard.cli.arguments import TARGET_HELP, Engine, check_dtype, json_object, whole_numbers
 
 if TYPE_CHECKING:
     from vllm_pard.bench.comparison import Comparison
@@ -71,6 +70,7 @@ def bench(
     if show_list:
         print_list()
         raise typer.Exit
+    check_dtype(dtype)
     from vllm_pard.bench.load import Sampling
     from vllm_pard.bench.options import Options
     from vllm_pard.bench.prepare import prepare
@@ -81,7 +81,7 @@ def bench(
         prompts=prompts,
         category=category,
         num_prompts=num_prompts,
-        concurrencies=parse_concurrency(concurrency),
+        concurrencies=whole_numbers("--concurrency", concurrency),
         runs=runs,
         warmup=warmup,
         requests_per_user=requests_per_user,
@@ -108,28 +108,28 @@ def run(comparison: "Comparison") -> bool:
     """Measure, telling how far it is, then print and draw; whether any method failed or gave wrong outputs."""
     from rich.console import Console
 
+    from vllm_pard.bench.plan import Step
     from vllm_pard.bench.report import print_report
     from vllm_pard.bench.timetable import Timetable
-    from vllm_pard.cli.bench_progress import progress
+    from vllm_pard.cli.progress import Progress
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH)
+    timetable = Timetable(comparison.plan.all_steps)
     try:
-        with progress(Timetable(comparison.plan.all_steps)) as on_step:
+        with Progress(timetable.num_steps, lambda: timetable.in_words) as progress:
+
+            def on_step(step: Step) -> None:
+                timetable.begin(step)
+                progress.show(timetable.num_begun)
+
             comparison.run(on_step)
     finally:
         print_report(console, comparison.report)
         for path in comparison.save():
             console.print(f"written to {path}", markup=False)
     return comparison.has_failures
-
-
-def parse_concurrency(text: str) -> list[int]:
-    items = [item.strip() for item in text.split(",")]
-    if not all(item.isdecimal() and int(item) > 0 for item in items):
-        raise UsageError(f"--concurrency must be numbers from 1 on, such as 1,4,16; got {text!r}")
-    return sorted({int(item) for item in items})
 
 
 def print_list() -> None:

@@ -1,4 +1,4 @@
-"""`vllm-pard demo`: the bundled pair in the real vLLM, plain and with PARD, side by side."""
+"""`vllm-pard demo`: the bundled pair in the real vLLM, plain and then with PARD."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vllm_pard.bench.prompt_sets import demo_prompts
+from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
 from vllm_pard.process import PARD_LOG_LINE
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PLAIN, PARD = "plain", "PARD"
 MAX_MODEL_LEN = 512
+TOY = "A toy of a few million parameters, trained on templates: its wrong answers are its own, with and without PARD."
 # The pair is small: a gigabyte holds every K/V block, one process an engine saves seconds of start-up, and two threads
 # are enough. With threads for all cores, 3 to 7 tokens/s were seen instead of 100 while another program ran beside it:
 # OpenMP waits for the slowest thread.
@@ -46,7 +48,7 @@ def demo(
     num_prompts: int = typer.Option(8, "--prompts", min=1, help="How many held-out prompts to answer."),
     batch_size: int = typer.Option(1, min=1, help="Requests at a time."),
     max_tokens: int = typer.Option(128, min=1, max=MAX_MODEL_LEN // 2, help="Longest answer, in tokens."),
-    num_speculative_tokens: int = typer.Option(8, min=1, help="K, draft tokens per step."),
+    num_speculative_tokens: int = typer.Option(8, min=1, help="K, draft tokens per step; at most 127."),
     runs: int = typer.Option(1, min=1, help="Measure plain and PARD in turns this often; quotes medians."),
     json_file: Path | None = typer.Option(None, "--json", help="Write results and conditions to this file."),
     verbose: bool = typer.Option(False, "--verbose", help="Show vLLM's log."),
@@ -64,6 +66,7 @@ def demo(
     from vllm_pard.cli.demo_report import print_report, write_report
     from vllm_pard.files import check_writable
 
+    check_num_speculative_tokens(num_speculative_tokens)
     if json_file:
         check_writable(json_file)
     console = Console(highlight=False)
@@ -106,6 +109,7 @@ def run_in_turns(
             conditions = {name: engine.wait_until_ready() for name, engine in engines.items()}
         for line in engines[PARD].log_lines(PARD_LOG_LINE):
             console.print(f"vLLM: {line}", style="dim", markup=False)
+        console.print(TOY, style="dim", markup=False)
         for name, engine in engines.items():
             console.print(f"\n[bold]{name}[/bold]")
             show_answers(console, prompts, engine.generate(prompts, sampling, stream=batch_size == 1))

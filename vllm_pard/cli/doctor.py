@@ -4,29 +4,22 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
-from typing import Literal
+from pathlib import Path
 
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP
+from vllm_pard.checkpoint import check_exists
+from vllm_pard.cli.arguments import TARGET_HELP, UsageError, check_dtype, json_object, whole_numbers
+from vllm_pard.cli.finding import Finding
+from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
+from vllm_pard.prompts import read_prompts
 
 PLUGIN = "pard"
 PROBLEMS_FOUND = 1
-
-Status = Literal["ok", "note", "problem"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at."""
-
-    subject: str
-    status: Status
-    text: str
 
 
 def doctor(
@@ -34,29 +27,63 @@ def doctor(
     draft: str | None = typer.Argument(None, help="Draft for the target; left out, the catalog picks one."),
     mask_token_id: int | None = typer.Option(None, help="For a draft whose config.json names no mask token."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
+    measure: bool = typer.Option(False, "--measure", help="Run the pair, and judge whether the draft pays here."),
+    prompts: Path | None = typer.Option(None, help="With --measure: prompts like yours, as for generate."),
+    batch_sizes: str = typer.Option("1,4,16", help="With --measure: requests at a time, a list."),
+    num_speculative_tokens: int | None = typer.Option(None, min=1, help="With --measure: the largest K to look at."),
+    dtype: str = typer.Option("auto", help="With --measure: auto, float32, bfloat16 or float16."),
+    engine_args: str | None = typer.Option(None, metavar="JSON", help="With --measure: more of vLLM's LLM arguments."),
+    verbose: bool = typer.Option(False, "--verbose", help="With --measure: show the engines' logs."),
 ) -> None:
-    """Check the installation, and whether a target and a draft fit.
+    """Check the installation, whether a target and a draft fit, and with --measure whether the draft pays.
 
     Ends with exit code 1 if anything would keep PARD from running.
 
     Example: vllm-pard doctor
 
     Example: vllm-pard doctor Qwen/Qwen3-8B
+
+    Example: vllm-pard doctor Qwen/Qwen3-8B amd/PARD-Qwen3-0.6B --measure --batch-sizes 1,8,64
     """
+    if measure and target is None:
+        raise UsageError("--measure needs a target: vllm-pard doctor TARGET [DRAFT] --measure")
+    check_dtype(dtype)
+    sizes = whole_numbers("--batch-sizes", batch_sizes)
+    options = {"dtype": dtype} | json_object("--engine-args", engine_args)
+    own_prompts = read_prompts(prompts) if prompts else None
+    if num_speculative_tokens is not None:
+        check_num_speculative_tokens(num_speculative_tokens)
+    target = target and target_folder(target)
+    check_given(target, draft, mask_token_id)
     # vLLM logs while it is imported, which would drown the table.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
     if target is not None:
-        target = target_folder(target)
         findings += check_pair(target, draft, mask_token_id)
         if all(finding.status != "problem" for finding in findings):
             findings.append(foretell(target, draft, mask_token_id))
+            if measure:
+                from vllm_pard.cli.measure_report import judge_pair, planned_pair
+
+                pair = planned_pair(target, draft, mask_token_id, num_speculative_tokens, own_prompts, sizes, options)
+                findings += judge_pair(pair, verbose=verbose)
+            else:
+                findings.append(not_judged(target, draft))
     if as_json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         print_findings(findings)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+def check_given(target: str | None, draft: str | None, mask_token_id: int | None) -> None:
+    """Raise PardError on a mistyped command: that is no finding."""
+    if target is None and mask_token_id is not None:
+        raise UsageError("--mask-token-id is that of a draft; name the TARGET and the DRAFT too")
+    for model in (target, draft):
+        if model is not None:
+            check_exists(model)
 
 
 def check_versions() -> Iterator[Finding]:
@@ -172,6 +199,12 @@ def foretell(target: str, draft: str | None, mask_token_id: int | None) -> Findi
 
     chosen = choose_draft(target, load_config(target), draft=draft, mask_token_id=mask_token_id)
     return Finding("log line", "ok", planned(*chosen).line)
+
+
+def not_judged(target: str, draft: str | None) -> Finding:
+    """Without --measure."""
+    command = " ".join(["vllm-pard doctor", target, *([draft] if draft else []), "--measure"])
+    return Finding("speed", "note", f"not judged: {command} tells in a minute or two whether the draft pays here")
 
 
 def print_findings(findings: list[Finding]) -> None:

@@ -1,28 +1,14 @@
 """`vllm-pard generate`: answer many prompts with any target, offline."""
 
-import json
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP
-from vllm_pard.errors import PardError
+from vllm_pard.cli.arguments import TARGET_HELP, Engine, UsageError, check_dtype, json_object
 
 SOME_REFUSED = 1
-
-
-class Engine(str, Enum):
-    """What runs the models."""
-
-    vllm = "vllm"
-    reference = "reference"
-
-
-class UsageError(PardError):
-    """Options that don't go together, or don't parse."""
 
 
 def generate(
@@ -54,12 +40,13 @@ def generate(
     Example: vllm-pard generate Qwen/Qwen3-8B --prompts questions.jsonl --output answers.jsonl
     """
     from vllm_pard.cli.batch import Batch
+    from vllm_pard.cli.batch_checks import check_batch
     from vllm_pard.cli.batch_run import run_batch
     from vllm_pard.prompts import collect_prompts
 
     if top_p == 0:
         raise UsageError("--top-p must be above 0: with 0 no token is left; --temperature 0 is greedy")
-
+    check_dtype(dtype)
     batch = Batch(
         options={"model": target_folder(target), "dtype": dtype} | json_object("--engine-args", engine_args),
         speculative=speculative_options(no_pard, draft, num_speculative_tokens, speculative_config),
@@ -68,6 +55,7 @@ def generate(
         reference=engine is Engine.reference,
         verbose=verbose,
     )
+    check_batch(batch)
     if run_batch(batch, output, resume=resume) > 0:
         raise typer.Exit(SOME_REFUSED)
 
@@ -86,15 +74,3 @@ def speculative_options(
     if twice := sorted(given.keys() & more.keys()):
         raise UsageError(f"{twice[0]!r} is given twice, by its option and in --speculative-config; give it once")
     return {"method": "pard"} | given | more
-
-
-def json_object(option: str, text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{option} is not valid JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(value, dict):
-        raise UsageError(f'{option} must be a JSON object such as {{"key": 1}}; got {text}')
-    return value

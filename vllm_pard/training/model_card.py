@@ -14,7 +14,8 @@ license: apache-2.0
 # vllm-pard demo pair
 
 A target of {target_millions:.1f}M parameters and a PARD draft of {draft_millions:.1f}M, small enough to ship with the
-package and to run on a CPU. They show the method and serve as test fixtures; they are no use as assistants.
+package and to run on a CPU. They show the method and serve as test fixtures; they are no use as assistants: a toy
+trained on templates, whose wrong answers are its own, with and without PARD.
 
 | folder | model |
 |---|---|

@@ -1,0 +1,160 @@
+"""`vllm-pard doctor TARGET DRAFT --measure`: does this draft pay on this machine, with which K, at which batch size?"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+from vllm_pard.cli.engine_client import EngineProcess
+from vllm_pard.cli.progress import Progress
+from vllm_pard.errors import PardError
+from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.prompts import Prompt
+from vllm_pard.verdict import StepCosts, Verdict, judge
+
+MAX_TOKENS = 96
+FULL_ENOUGH = 0.75  # steps of so large a share of the batch are still steps of the batch
+FRACTION_OF_K = 4  # the second K that is measured: what lies between is interpolated
+
+PROMPTS = (
+    "Explain in three sentences why the sky is blue.",
+    "Write a Python function that returns the n-th Fibonacci number.",
+    "A train leaves at 14:05 and arrives at 17:50. How long does it travel? Show your steps.",
+    "Translate into French: The library opens at nine and closes at six.",
+    "List five things to check before renting a flat.",
+    "Summarise what photosynthesis does, for a child of ten.",
+    "Write an SQL query for the ten customers with the highest total of orders.",
+    "What is the difference between a process and a thread?",
+    "Write a polite e-mail that moves a meeting from Tuesday to Thursday.",
+    "A shop sells pens at 3 for 2 euros. What do 15 pens cost? Explain.",
+    "Give a recipe for a simple vegetable soup, in numbered steps.",
+    "Correct this sentence and say why: He don't knows where is the station.",
+    "Write a regular expression that matches dates such as 2024-05-31, and explain it.",
+    "Which planets of the solar system have rings? Answer in a table.",
+    "Write the first paragraph of a short story that begins in a lighthouse.",
+    "What does the command `tar -xzf archive.tar.gz` do, flag by flag?",
+)
+
+
+class MeasureError(PardError):
+    """The pair can't be measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """What is measured, and how."""
+
+    target: str
+    draft: str
+    mask_token_id: int
+    num_speculative_tokens: int
+    prompts: Sequence[Prompt]
+    batch_sizes: Sequence[int]
+    options: dict[str, Any]  # of vLLM's LLM class
+
+    @property
+    def numbers_of_drafts(self) -> list[int]:
+        """Measured ones, 0 for plain decoding."""
+        k = self.num_speculative_tokens
+        return sorted({0, max(1, k // FRACTION_OF_K), k})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What came of it. `costs` by batch size, ascending."""
+
+    stats: AcceptanceStats  # with the largest K
+    costs: list[StepCosts]
+    verdicts: list[Verdict]  # of each of `costs`
+
+
+def measure(pair: Pair, *, verbose: bool = False) -> Measured:
+    """Run vLLM without drafts and with two K, one engine after the other, and judge every batch size."""
+    numbers = pair.numbers_of_drafts
+    step_ms: dict[int, dict[int, float]] = {size: {} for size in pair.batch_sizes}
+    stats = AcceptanceStats()
+    parts = [(k, size) for k in numbers for size in (None, *pair.batch_sizes)]
+    place = 0
+
+    def in_words() -> str:
+        k, size = parts[place]
+        what = "starting vLLM" if size is None else f"{size} at a time"
+        return f"part {place + 1} of {len(parts)}: {what}, {f'K={k}' if k else 'without drafts'}"
+
+    with Progress(len(parts), in_words) as progress:
+        for number, k in enumerate(numbers):
+            place = number * (1 + len(pair.batch_sizes))
+            progress.show(place)
+            with EngineProcess(_engine_options(pair, k), verbose=verbose) as engine:
+                engine.wait_until_ready()
+                for size in pair.batch_sizes:
+                    place += 1
+                    progress.show(place)
+                    step_ms[size][k], counted = _run(engine, pair.prompts, size)
+                    stats += counted if k == numbers[-1] else AcceptanceStats()
+    costs = [
+        StepCosts(batch_size=size, plain_ms=ms[0], step_ms={k: ms[k] for k in numbers[1:]})
+        for size, ms in sorted(step_ms.items())
+    ]
+    verdicts = [judge(stats, costs, num_speculative_tokens=numbers[-1], batch_size=cost.batch_size) for cost in costs]
+    return Measured(stats=stats, costs=costs, verdicts=verdicts)
+
+
+def recommended(measured: Measured, *, can_schedule: bool) -> dict[str, Any] | None:
+    """The speculative config to take; None where plain decoding is the fastest.
+
+    `can_schedule`: K may follow the batch size (model runner V2).
+    """
+    best = [verdict.best.num_speculative_tokens if verdict.best else 0 for verdict in measured.verdicts]
+    if not any(best):
+        return None
+    if len(set(best)) == 1 or not can_schedule:
+        return {"method": "pard", "num_speculative_tokens": next(k for k in reversed(best) if k)}
+    sizes = [cost.batch_size for cost in measured.costs]
+    starts = [1, *(size + 1 for size in sizes[:-1])]
+    schedule = [[start, size, k] for start, size, k in zip(starts, sizes, best, strict=True)]
+    return {
+        "method": "pard",
+        "num_speculative_tokens": max(best),
+        "num_speculative_tokens_per_batch_size": schedule,
+    }
+
+
+def _engine_options(pair: Pair, k: int) -> dict[str, Any]:
+    fixed = {
+        "model": pair.target,
+        "max_num_seqs": max(pair.batch_sizes),
+        "enable_prefix_caching": False,  # or the second batch would skip its prompts
+    }
+    if k:
+        fixed["speculative_config"] = {
+            "method": "pard",
+            "model": pair.draft,
+            "mask_token_id": pair.mask_token_id,
+            "num_speculative_tokens": k,
+        }
+    return fixed | pair.options
+
+
+def _run(engine: EngineProcess, prompts: Sequence[Prompt], batch_size: int) -> tuple[float, AcceptanceStats]:
+    """Answer as many prompts at once; milliseconds of a step of the full batch, and what became of the drafts."""
+    requests = list(_requests(prompts, batch_size))
+    for event in engine.generate(requests, {"temperature": 0.0, "max_tokens": MAX_TOKENS}):
+        match event["event"]:
+            case "refused":
+                raise MeasureError(f"the prompt {event['id']!r} was refused: {event['message']}; give other --prompts")
+            case "done":
+                steps = {int(size): found["ms"] for size, found in event["steps"].items()}
+                stats = AcceptanceStats(**event["stats"])
+    fullest = max(steps, default=0)
+    if fullest < FULL_ENOUGH * batch_size:
+        raise MeasureError(
+            f"the answers end too early to measure {batch_size} requests at a time; give --prompts with longer "
+            "answers, or smaller --batch-sizes"
+        )
+    return steps[fullest], stats
+
+
+def _requests(prompts: Sequence[Prompt], number: int) -> Iterator[dict[str, Any]]:
+    for place, prompt in enumerate(islice(cycle(prompts), number)):
+        yield {"id": f"{place}-{prompt.id}", "text": prompt.text, "messages": prompt.messages}
