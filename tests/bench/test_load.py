@@ -51,9 +51,12 @@ def test_acceptance_is_that_of_the_run(requests: list[Request]) -> None:
         ("refuses", "the server did not answer: 4 of 4 requests failed: Bad Request"),
     ],
 )
-def test_failed_requests_are_no_result(model: str, message: str, requests: list[Request]) -> None:
+def test_failed_requests_are_no_result(
+    model: str, message: str, requests: list[Request], recwarn: pytest.WarningsRecorder
+) -> None:
     with pytest.raises(ProcessError, match=message):
         measure(model, requests, concurrency=1)
+    assert [warning for warning in recwarn if "requests" in str(warning.message)] == []  # the error says it
 
 
 def test_medians_and_spread() -> None:

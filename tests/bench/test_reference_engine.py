@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from transformers.utils import logging
 
 from vllm_pard.bench.load import Request, Sampling
 from vllm_pard.bench.methods import REFERENCE_METHODS, Contender, Models
@@ -12,10 +13,14 @@ from vllm_pard.bench.verify import NUM_LIKELIEST, compare
 SAMPLING = Sampling(max_tokens=6)
 
 
+def runner(target: Path) -> ReferenceRunner:
+    contender = Contender(name="ar", label="ar", method=REFERENCE_METHODS["ar"], num_speculative_tokens=0)
+    return ReferenceRunner(contender, Models(target=str(target)), "float32", 64, None)
+
+
 @pytest.fixture
 def plain(tiny_pair: tuple[Path, Path]) -> ReferenceRunner:
-    contender = Contender(name="ar", label="ar", method=REFERENCE_METHODS["ar"], num_speculative_tokens=0)
-    return ReferenceRunner(contender, Models(target=str(tiny_pair[0])), "float32", 64, None)
+    return runner(tiny_pair[0])
 
 
 def test_the_likeliest_tokens_are_those_of_each_position(plain: ReferenceRunner, requests: list[Request]) -> None:
@@ -34,3 +39,9 @@ def test_plain_decoding_equals_itself_in_float32(plain: ReferenceRunner, request
     one, four = (plain.outputs(requests, SAMPLING, concurrency, with_likeliest=False) for concurrency in (1, 4))
     assert one[0].likeliest is None
     assert compare("ar", 4, requests, one, four).divergences == []
+
+
+def test_loading_shows_no_bar_of_its_own(tiny_pair: tuple[Path, Path], capfd: pytest.CaptureFixture[str]) -> None:
+    runner(tiny_pair[0])
+    assert capfd.readouterr() == ("", "")
+    assert logging.is_progress_bar_enabled()

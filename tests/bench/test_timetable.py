@@ -60,7 +60,7 @@ def test_all_steps_in_words(course: Course) -> None:
         "step 8 of 11: run 2 of 2: none, 1 at a time",
         "step 9 of 11: comparing the outputs of none, 1 at a time",
         "step 10 of 11: comparing the outputs of pard, 1 at a time",
-        "step 11 of 11: comparing none with itself, 4 at a time",
+        "step 11 of 11: comparing with itself: none, 4 at a time",
     ]
 
 
@@ -109,6 +109,15 @@ def test_another_concurrency_is_taken_for_as_slow() -> None:
     # none: 2 s a request; pard, 10 s for 5 warm-up requests: as much
     num_requests = 10 * (1 + 2 + 2) + 2 * 5 + 10 * 6
     assert course.timetable.seconds_left == 2 * num_requests
+
+
+def test_fewer_at_a_time_are_slower() -> None:
+    course = Course(concurrencies=[4])
+    while course.begin(after=10.0).kind != "run":
+        pass
+    course.begin(after=20.0)
+    # none: 2 s a request at 4 at a time, and 8 s one at a time, as the control has them; pard: 2 s
+    assert course.timetable.seconds_left == 2 * 10 * 5 + 8 * 10
 
 
 def test_engines_that_start_later_are_counted() -> None:

@@ -52,15 +52,21 @@ class Plan:
         other = 1 if concurrency > 1 else min(MAX_CONTROL, len(self.requests))
         return other if other != concurrency else None
 
-    def control_requests(self, concurrency: int) -> list[Request]:
-        """Those of this concurrency first; enough to fill the other batch size."""
-        return self.requests_at(max(concurrency, self.control_concurrency(concurrency) or 0))
+    @property
+    def extra_control(self) -> int | None:
+        """The control's batch size where it is not measured anyway."""
+        control = self.control_concurrency(self.concurrencies[0])
+        return None if control in self.concurrencies else control
 
     @property
     def max_concurrency(self) -> int:
         """Of all that is sent, the control's requests included."""
-        controls = [self.control_concurrency(concurrency) or 1 for concurrency in self.concurrencies]
-        return max(*self.concurrencies, *(controls if self.verify else (1,)))
+        return max(*self.concurrencies, (self.extra_control or 1) if self.verify else 1)
+
+    @property
+    def control_requests(self) -> list[Request]:
+        """Those that are compared first; enough to fill the control's batch size."""
+        return self.requests_at(self.max_concurrency)
 
     @property
     def groups(self) -> list[list[Contender]]:
@@ -88,20 +94,9 @@ class Plan:
             if self.verify:
                 for contender in group:
                     yield _step("comparison", "comparing the outputs of", contender, concurrency, num_requests)
-                yield from self._control_steps(group[0], concurrency)
-
-    def _control_steps(self, contender: Contender, concurrency: int) -> Iterator[Step]:
-        """One if the control is not among the concurrencies that are compared anyway."""
-        control = self.control_concurrency(concurrency)
-        if contender is self.contenders[0] and control is not None and control not in self.concurrencies:
-            num_requests = len(self.control_requests(concurrency))
-            yield Step(
-                kind="control",
-                contender=contender,
-                concurrency=concurrency,
-                num_requests=num_requests,
-                in_words=f"comparing {contender.label} with itself, {control} at a time",
-            )
+        if self.verify and self.extra_control and self.contenders[0] in group:
+            what, num_requests = "comparing with itself:", len(self.control_requests)
+            yield _step("control", what, self.contenders[0], self.extra_control, num_requests)
 
 
 def _step(kind: StepKind, what: str, contender: Contender, concurrency: int, num_requests: int) -> Step:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from vllm_pard.bench.load import Request, Sampling
 from vllm_pard.bench.measurement import Measurement
@@ -26,7 +27,7 @@ class ReferenceRunner:
         device = best_device()
         if num_threads:
             torch.set_num_threads(num_threads)
-        with readable_memory_errors():
+        with readable_memory_errors(), without_progress_bars():
             self._target = load_model(models.target, dtype, device)
             draft = contender.method.draft and load_model(contender.method.draft(models), dtype, device)
         self._options: dict[str, Any] = {
@@ -91,6 +92,18 @@ class ReferenceRunner:
         top = logits.log_softmax(dim=-1).topk(min(NUM_LIKELIEST, logits.shape[-1]))  # [len(token_ids), at most 10]
         rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return [dict(zip(ids, logprobs, strict=True)) for ids, logprobs in rows]
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Of Transformers; the benchmark has one of its own."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -87,7 +87,10 @@ class Session:
             case "comparison":
                 self._compare(engine, step)
             case "control":
-                self._collect_control(engine, step.concurrency)
+                self._plain[step.concurrency] = engine.outputs(
+                    self.plan.control_requests, self.plan.sampling, step.concurrency, with_likeliest=False
+                )
+                self._compare_plain()
 
     def _compare(self, engine: Engine, step: Step) -> None:
         is_plain = step.contender is self.plan.contenders[0]
@@ -100,13 +103,6 @@ class Session:
             verification = compare(step.contender.label, step.concurrency, requests, plain, outputs)
             self.results.verifications.append(verification)
             self.on_result()
-
-    def _collect_control(self, engine: Engine, concurrency: int) -> None:
-        control = self.plan.control_concurrency(concurrency)
-        if control is not None:
-            requests = self.plan.control_requests(concurrency)
-            self._plain[control] = engine.outputs(requests, self.plan.sampling, control, with_likeliest=False)
-            self._compare_plain()
 
     def _compare_plain(self) -> None:
         """Plain decoding with itself at another batch size, wherever both outputs are there."""

@@ -73,5 +73,9 @@ class Timetable:
         if step.kind == "start":
             return mean(self._seconds_to_start)
         known = self._seconds_per_request.copy()  # the one who shows it may be another thread
-        alike = [seconds for (label, _), seconds in known.items() if label == step.contender.label]
-        return step.num_requests * known.get((step.contender.label, step.concurrency), mean(alike or known.values()))
+        if (step.contender.label, step.concurrency) in known:
+            return step.num_requests * known[step.contender.label, step.concurrency]
+        # More at a time may be no faster, fewer are slower in proportion at most.
+        at_this = {key: seconds * max(1.0, key[1] / step.concurrency) for key, seconds in known.items()}
+        alike = [seconds for (label, _), seconds in at_this.items() if label == step.contender.label]
+        return step.num_requests * mean(alike or at_this.values())
