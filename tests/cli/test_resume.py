@@ -18,7 +18,8 @@ Run = Callable[..., Any]
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 WITH_FAKE_ENGINE = (
     # A process started in the background ignores Ctrl-C, and so do its children.
-    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from vllm_pard.cli import engine_client, main; "
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from vllm_pard.cli import engine_client, main; "
     f"engine_client.WORKER = (sys.executable, {str(FAKE_ENGINE)!r}); main()"
 )
 
