@@ -107,7 +107,7 @@ def test_another_prompt_is_refused(options: list[str], run: Run, prompt_file: Pa
         prompt_file.write_text("one\nzwei\nthree\n")
     result = run("generate", "fine", "--prompts", prompt_file, "--output", output, "--resume", *options)
     assert result.exit_code == 2
-    reason = f"its 'line-{1 if options else 2}' answers another prompt than this one"
+    reason = f"its answer 'line-{1 if options else 2}' is to another prompt than the one asked now"
     assert result.stderr == (
         f"vllm-pard: can't go on with {str(output)!r}: {reason}; give another --output, or the same prompts\n"
     )
