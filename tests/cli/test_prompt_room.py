@@ -81,9 +81,10 @@ def test_what_is_left_to_the_engine(options: dict[str, Any], tiny_pair: tuple[Pa
     assert too_long(lengths(9999), {"model": str(tiny_pair[0])} | options) == {}
 
 
-def test_files_of_another_tokenizer(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["params.json", "tekken.json", "tokenizer.model.v3"])
+def test_files_of_another_tokenizer(name: str, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     target = edit_config(tiny_pair[0], tmp_path / "target")
-    (tmp_path / "target" / "tekken.json").write_text("{}")
+    (tmp_path / "target" / name).write_text("{}")
     assert too_long(lengths(9999), {"model": target}) == {}
 
 
