@@ -49,6 +49,8 @@ CASES = [
     (generate("--speculative-config", '{"draft_vocab": "none"}'), "can't read the draft vocabulary 'none': No such"),
     (generate("--speculative-config", "{bad"), "--speculative-config is not valid JSON"),
     (generate("--engine-args", "{bad"), "--engine-args is not valid JSON"),
+    (generate("--engine-args", '{"model": 1}'), "'model' does not go into --engine-args; give it as TARGET"),
+    (generate("--engine-args", '{"speculative_config": {}}'), "'speculative_config' does not go into --engine-args"),
     (generate("--output", "missing/x.jsonl"), f"can't write 'missing/x.jsonl': {FOLDER}"),
     (generate("--output", "."), "can't write '.': it is a folder; name a file"),
     (generate("--output", "text.txt"), "the output file 'text.txt' exists; give --resume"),

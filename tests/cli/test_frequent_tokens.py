@@ -61,6 +61,17 @@ def test_counts_text_and_answers(run: Run, tmp_path: Path) -> None:
     assert len(json.loads(output.read_text())) == 8, "an old file is replaced"
 
 
+def test_a_text_may_be_longer_than_a_prompt(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.tokenization_utils_base import logger
+
+    warnings: list[object] = []
+    monkeypatch.setattr(logger, "warning", lambda *arguments: warnings.append(arguments))
+    (tmp_path / "a.txt").write_text("Tom has 3 apples.\n" * 400)
+    options = ("--text", str(tmp_path / "a.txt"), "--size", 8, "--output", str(tmp_path / "ids.json"))
+    assert run("vocabulary", "demo", *options).exit_code == 0
+    assert warnings == []
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -101,6 +101,17 @@ class TestWithFakeEngine:
         assert result.stderr.startswith(f"vllm-pard: {message}")
         assert result.stderr.count("\n") == 1
 
+    def test_a_target_that_does_not_go_by_its_config_is_left_to_vllm(self, run: Run, tmp_path: Path) -> None:
+        target = tmp_path / "fine"
+        target.mkdir()
+        config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320}
+        (target / "config.json").write_text(json.dumps(config))
+        arguments = ("generate", target, "--prompt", "x")
+        assert run(*arguments).stderr.startswith("vllm-pard: no PARD draft is known for")
+        assert run(*arguments, "--engine-args", '{"hf_overrides": {"vocab_size": 128256}}').exit_code == 0
+        (target / "params.json").write_text("{}")  # of Mistral's own format
+        assert run(*arguments).exit_code == 0
+
     def test_other_methods_are_left_to_vllm(self, run: Run) -> None:
         config = '{"method": "ngram", "num_speculative_tokens": 200, "prompt_lookup_max": 4}'
         assert run("generate", "fine", "--prompt", "x", "--speculative-config", config).exit_code == 0

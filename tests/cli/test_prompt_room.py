@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny_models import edit_config
 
+from vllm_pard.checkpoint import load_tokenizer
 from vllm_pard.cli.prompt_room import max_num_tokens, too_long
 from vllm_pard.demo import demo_path
 from vllm_pard.prompts import Prompt
@@ -59,9 +60,12 @@ def test_only_what_is_longer_than_the_room(tiny_pair: tuple[Path, Path]) -> None
 
 
 def test_bytes_are_no_tokens() -> None:
-    options = {"model": str(demo_path("target"))}
+    target = str(demo_path("target"))
     text = "Question: Tom has three apples. " * 60  # 1920 bytes
-    assert too_long([Prompt(id="a", text=text), Prompt(id="b", text=text * 9)], options).keys() == {"b"}
+    assert too_long([Prompt(id="a", text=text), Prompt(id="b", text=text * 9)], {"model": target}).keys() == {"b"}
+    num_tokens = len(load_tokenizer(target)(text).input_ids)
+    for room, refused in ((num_tokens, set()), (num_tokens - 1, {"a"})):
+        assert too_long([Prompt(id="a", text=text)], {"model": target, "max_model_len": room}).keys() == refused
 
 
 @pytest.mark.parametrize(
@@ -77,9 +81,10 @@ def test_what_is_left_to_the_engine(options: dict[str, Any], tiny_pair: tuple[Pa
     assert too_long(lengths(9999), {"model": str(tiny_pair[0])} | options) == {}
 
 
-def test_files_of_another_tokenizer(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["params.json", "tekken.json", "tokenizer.model.v3"])
+def test_files_of_another_tokenizer(name: str, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
     target = edit_config(tiny_pair[0], tmp_path / "target")
-    (tmp_path / "target" / "tekken.json").write_text("{}")
+    (tmp_path / "target" / name).write_text("{}")
     assert too_long(lengths(9999), {"model": target}) == {}
 
 

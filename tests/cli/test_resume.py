@@ -17,7 +17,9 @@ from vllm_pard.demo import demo_path
 Run = Callable[..., Any]
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 WITH_FAKE_ENGINE = (
-    "import sys; from vllm_pard.cli import engine_client, main; "
+    # A process started in the background ignores Ctrl-C, and so do its children.
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from vllm_pard.cli import engine_client, main; "
     f"engine_client.WORKER = (sys.executable, {str(FAKE_ENGINE)!r}); main()"
 )
 
@@ -105,7 +107,7 @@ def test_another_prompt_is_refused(options: list[str], run: Run, prompt_file: Pa
         prompt_file.write_text("one\nzwei\nthree\n")
     result = run("generate", "fine", "--prompts", prompt_file, "--output", output, "--resume", *options)
     assert result.exit_code == 2
-    reason = f"its 'line-{1 if options else 2}' answers another prompt than this one"
+    reason = f"its answer 'line-{1 if options else 2}' is to another prompt than the one asked now"
     assert result.stderr == (
         f"vllm-pard: can't go on with {str(output)!r}: {reason}; give another --output, or the same prompts\n"
     )

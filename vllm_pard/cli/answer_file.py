@@ -49,7 +49,9 @@ class AnswerFile(RecordWriter):
     def check(self, record: dict[str, Any]) -> None:
         prompt = self._asked.get(record["id"])
         if prompt and any(record.get(key) != value for key, value in prompt.as_record.items()):
-            raise self._can_not_go_on(f"its {prompt.id!r} answers another prompt than this one", "prompts")
+            raise self._can_not_go_on(
+                f"its answer {prompt.id!r} is to another prompt than the one asked now", "prompts"
+            )
         theirs = record.get("settings")
         if not isinstance(theirs, dict):
             self._num_without_settings += 1

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from vllm_pard.checkpoint import check_exists, is_local, load_config
+from vllm_pard.checkpoint import check_exists
 from vllm_pard.cli.batch import Batch
-from vllm_pard.cli.model_checks import OTHER_CONFIG, check_speculative
+from vllm_pard.cli.model_checks import OTHER_CONFIG, check_speculative, engine_config
 from vllm_pard.errors import PardError
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def check_batch(batch: Batch) -> None:
         _check_reference_options(batch)
     target = batch.options["model"]
     check_exists(target)
-    goes_by_config = is_local(target) and not batch.options.keys() & set(OTHER_CONFIG)
-    check_speculative(batch.speculative, target, load_config(target) if goes_by_config else None)
+    has_other_config = bool(batch.options.keys() & set(OTHER_CONFIG))
+    check_speculative(batch.speculative, target, engine_config(target, has_other_config=has_other_config))
 
 
 def _check_reference_options(batch: Batch) -> None:

@@ -17,7 +17,9 @@ def generate(
     prompts: Path | None = typer.Option(None, help="Text file, a prompt a line; or .jsonl: prompt or messages a line."),
     chat: bool = typer.Option(False, "--chat", help="Put plain prompts through the chat template."),
     output: Path | None = typer.Option(None, help="Write JSON lines to this file, each as soon as it is finished."),
-    resume: bool = typer.Option(False, "--resume", help="Go on with an output file: skip what is finished in it."),
+    resume: bool = typer.Option(
+        False, "--resume", help="Go on with an output file of the same settings: skip what is finished in it."
+    ),
     draft: str | None = typer.Option(None, help="Folder or name of the draft; left out, the catalog picks one."),
     num_speculative_tokens: int | None = typer.Option(None, min=1, help="K; left out, what the draft was trained for."),
     no_pard: bool = typer.Option(False, "--no-pard", help="Plain decoding, to compare."),
@@ -48,7 +50,7 @@ def generate(
         raise UsageError("--top-p must be above 0: with 0 no token is left; --temperature 0 is greedy")
     check_dtype(dtype)
     batch = Batch(
-        options={"model": target_folder(target), "dtype": dtype} | json_object("--engine-args", engine_args),
+        options={"model": target_folder(target), "dtype": dtype} | engine_options(engine_args),
         speculative=speculative_options(no_pard, draft, num_speculative_tokens, speculative_config),
         prompts=collect_prompts(prompt, prompts, chat=chat),
         sampling={"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed},
@@ -58,6 +60,15 @@ def generate(
     check_batch(batch)
     if run_batch(batch, output, resume=resume) > 0:
         raise typer.Exit(SOME_REFUSED)
+
+
+def engine_options(text: str | None) -> dict[str, Any]:
+    """More of vLLM's arguments, none of which has a place of its own on our command line."""
+    given = json_object("--engine-args", text)
+    for key, place in (("model", "TARGET"), ("speculative_config", "--speculative-config")):
+        if key in given:
+            raise UsageError(f"{key!r} does not go into --engine-args; give it as {place}")
+    return given
 
 
 def speculative_options(

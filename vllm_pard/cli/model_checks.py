@@ -4,16 +4,25 @@ A hub model is left to the engine. What is refused here an engine would refuse, 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from vllm_pard.catalog import CatalogEntry, choose_draft, find_draft
-from vllm_pard.checkpoint import is_local
+from vllm_pard.checkpoint import is_local, load_config
 from vllm_pard.config import PardConfig
 from vllm_pard.draft_vocab_file import read_draft_vocab
 
 METHOD = "pard"
+MISTRAL_CONFIG = "params.json"  # of Mistral's own format, which vLLM prefers
 # Engine arguments after which a target's config.json is not what the engine goes by.
 OTHER_CONFIG = ("config_format", "hf_config_path", "hf_overrides")
+
+
+def engine_config(target: str, *, has_other_config: bool) -> dict[str, Any] | None:
+    """The config.json of a local target if an engine will go by it."""
+    if has_other_config or not is_local(target) or (Path(target) / MISTRAL_CONFIG).exists():
+        return None
+    return load_config(target)
 
 
 def check_speculative(

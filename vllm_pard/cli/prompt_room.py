@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from vllm_pard.checkpoint import is_local, load_config, load_tokenizer
-from vllm_pard.cli.model_checks import OTHER_CONFIG
+from vllm_pard.cli.model_checks import MISTRAL_CONFIG, OTHER_CONFIG
 from vllm_pard.prompts import Prompt, prompt_token_ids
 
 # Engine arguments, and files of a model, after which an engine's tokenizer may not be Transformers' own.
 OTHER_TOKENIZER = ("skip_tokenizer_init", "tokenizer", "tokenizer_mode", "tokenizer_revision", "trust_remote_code")
-MISTRAL_FILES = ("params.json", "tekken.json", "tokenizer.model.v*")
+MISTRAL_FILES = (MISTRAL_CONFIG, "tekken.json", "tokenizer.model.v*")
 
 
 def too_long(prompts: list[Prompt], options: Mapping[str, Any]) -> dict[str, str]:
@@ -23,8 +23,10 @@ def too_long(prompts: list[Prompt], options: Mapping[str, Any]) -> dict[str, str
     target = options["model"]
     if not is_local(target) or options.keys() & {*OTHER_CONFIG, *OTHER_TOKENIZER}:
         return {}
+    if any(found for name in MISTRAL_FILES for found in Path(target).glob(name)):
+        return {}
     room = max_num_tokens(load_config(target), options)
-    if room is None or any(found for name in MISTRAL_FILES for found in Path(target).glob(name)):
+    if room is None:
         return {}
     long = [prompt for prompt in prompts if num_bytes(prompt) > room]
     if not long:

