@@ -1,6 +1,7 @@
-"""Write the tables of README.md and benchmarks/README.md from results/*.json, so that no number is typed by hand.
+"""Write the tables of README.md and benchmarks/README.md, and the picture, from results/*.json, so that no number is
+typed by hand.
 
-python benchmarks/tables.py            # rewrite both
+python benchmarks/tables.py            # rewrite them; a picture that shows these numbers already is left alone
 python benchmarks/tables.py --check    # exit 1 if one of them is not what the results say
 """
 
@@ -12,9 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vllm_pard.bench.pictures import Picture, pictures
+from vllm_pard.bench.plots import data_of, draw
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 SAME_IN_A_TABLE = ("engine", "prompts", "sampling", "runs", "num_cpus", "num_threads", "devices")
+PICTURE, PICTURED = RESULTS / "speed_up.png", "bench_cpu_float32"
 DEMO_RESULTS = ("demo_cpu_float32_b1", "demo_cpu_bfloat16_b1", "demo_cpu_float32_b4")
 # Plain decoding is not equally fast in every table, because of what is measured along with the model.
 PLAIN_ROWS = {
@@ -171,12 +176,24 @@ def render(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
     return text
 
 
+def picture() -> Picture:
+    """README.md's, of the speed-ups in a table of benchmarks/README.md."""
+    return next(found for found in pictures(load(PICTURED)) if found.name == PICTURE.stem)
+
+
+def picture_is_right() -> bool:
+    wanted: dict[str, Any] = json.loads(json.dumps(picture().as_record()))
+    return data_of(PICTURE) == wanted
+
+
 def main() -> int:
     wanted = {path: render(path.read_text(), tables) for path, tables in FILES.items()}
     if "--check" in sys.argv:
-        return int(any(path.read_text() != text for path, text in wanted.items()))
+        return int(not picture_is_right() or any(path.read_text() != text for path, text in wanted.items()))
     for path, text in wanted.items():
         path.write_text(text)
+    if not picture_is_right():
+        draw(picture(), PICTURE)
     return 0
 
 

@@ -72,7 +72,8 @@ def test_unknown_target_lists_the_known_pairs(model: str, target_config: dict[st
     message = str(caught.value)
     assert repr(model) in message
     assert all(entry.draft in message for entry in known_pairs())
-    assert 'train one: see "Train a draft" in the README' in message
+    assert 'with --draft (vllm-pard doctor: after the target), or as "model" in the speculative config.' in message
+    assert message.endswith("New ones are trained with AMD's code: https://github.com/AMD-AGI/PARD")
 
 
 def test_demo_is_known_by_its_marker(tmp_path: Path) -> None:

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.checkpoint import CheckpointError, Loading, check_tokenizers, load_config, read_checkpoint
+from vllm_pard.checkpoint import (
+    CheckpointError,
+    Loading,
+    check_exists,
+    check_tokenizers,
+    load_config,
+    load_tokenizer,
+    read_checkpoint,
+)
 from vllm_pard.errors import first_sentence
 
 PARD: dict[str, Any] = {
@@ -70,8 +78,11 @@ def test_given_mask_token_beats_the_config() -> None:
 
 def test_missing_mask_token_says_what_to_do() -> None:
     config = {key: value for key, value in PARD.items() if key != "pard_token"}
-    with pytest.raises(CheckpointError, match=r'"pard_token".*"mask_token_id" in the speculative config'):
+    with pytest.raises(CheckpointError, match=r'"pard_token".*"mask_token_id" in the speculative config') as caught:
         read_checkpoint("draft", config)
+    assert """generate: --speculative-config '{"mask_token_id": ID}', vllm-pard doctor: --mask-token-id""" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("value", [True, -1, 512, "500", 500.0, [500]])
@@ -113,6 +124,21 @@ def test_load_config_complains_in_one_sentence(tmp_path: Path) -> None:
     for missing in (str(tmp_path / "missing"), "./missing", "~/missing", "a/b/c", ""):
         with pytest.raises(CheckpointError, match="there is no model folder"):
             load_config(missing)
+
+
+def test_load_tokenizer_complains_in_one_sentence(tmp_path: Path) -> None:
+    for missing in ("./missing", "a/b/c", ""):
+        with pytest.raises(CheckpointError, match=f"there is no model folder '{missing}'; check the path"):
+            load_tokenizer(missing)
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="is a file"):
+        load_tokenizer(str(tmp_path / "file"))
+
+
+def test_a_bucket_is_no_folder() -> None:
+    check_exists("s3://bucket/folder/model")
+    with pytest.raises(CheckpointError, match="can't read the config of 's3://bucket/folder/model'"):
+        load_config("s3://bucket/folder/model")
 
 
 def test_load_config_of_an_impossible_name() -> None:

@@ -82,6 +82,13 @@ def test_nothing_to_answer() -> None:
         collect_prompts(["  "], None, chat=False)
 
 
+@pytest.mark.parametrize("content", [{"prompt": "a \ud83d b"}, {"messages": [{"role": "user", "content": "\ud83d"}]}])
+def test_half_a_surrogate_pair(content: dict[str, object], tmp_path: Path) -> None:
+    path = write(tmp_path, json.dumps(content), ".jsonl")
+    with pytest.raises(PromptError, match=r"the prompt 'line-1' is not Unicode text: take '\\ud83d' out of it"):
+        collect_prompts([], path, chat=False)
+
+
 def test_ids_are_different(tmp_path: Path) -> None:
     path = write(tmp_path, '{"id": "a", "prompt": "x"}\n{"id": "a", "prompt": "y"}', ".jsonl")
     with pytest.raises(PromptError, match="'a' comes twice"):

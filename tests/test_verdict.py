@@ -79,6 +79,23 @@ def test_no_difference() -> None:
     assert verdict.sentence.startswith("ngram makes no difference at K=4, 1 at a time: 1.01x")
 
 
+def test_noisy_speeds_are_no_claim() -> None:
+    verdicts = {
+        noise: judge(
+            GOOD,
+            [StepCosts(batch_size=1, plain_ms=10.0, step_ms={4: 34.0}, noise=noise)],
+            num_speculative_tokens=4,
+            batch_size=1,
+        )
+        for noise in (0.03, 0.1, 0.2, 0.3)
+    }
+    assert [verdict.outcome for verdict in verdicts.values()] == ["pays", "pays", "unknown", "unknown"]
+    assert verdicts[0.3].sentence == (
+        "speeds differ too much from run to run to tell whether PARD pays at K=4, 1 at a time: 1.18x plain decoding "
+        "± 30%"
+    )
+
+
 @pytest.mark.parametrize(
     ("other", "advice"),
     [

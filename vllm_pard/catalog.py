@@ -13,6 +13,7 @@ DEMO = "demo"  # what commands call the bundled target
 DEMO_MARKER = "vllm_pard_demo"
 # Every public PARD-1 draft was trained with 8 depths.
 PARD_NUM_SPECULATIVE_TOKENS = 8
+TRAINING_CODE = "https://github.com/AMD-AGI/PARD"
 
 
 class CatalogError(PardError):
@@ -90,7 +91,9 @@ def find_draft(model: str, config: Mapping[str, Any]) -> CatalogEntry:
         f"no PARD draft is known for {model!r} (model_type {config.get('model_type')!r}, "
         f"vocabulary {config.get('vocab_size')!r}, architectures {config.get('architectures')!r}). "
         f"Known pairs: {pairs}. "
-        'Give a draft as "model" in the speculative config, or train one: see "Train a draft" in the README'
+        "Name another draft: with --draft (vllm-pard doctor: after the target), "
+        'or as "model" in the speculative config. '
+        f"New ones are trained with AMD's code: {TRAINING_CODE}"
     )
 
 

@@ -62,12 +62,9 @@ def read_checkpoint(model: str, config: Mapping[str, Any], *, mask_token_id: int
 
 def load_config(model: str, loading: Loading = DEFAULT_LOADING) -> dict[str, Any]:
     """The config.json of a local folder or of a Hugging Face repository, as it is written."""
+    _check_is_model(model)
     if os.path.isdir(model):
         return _load_local_config(Path(model))
-    if os.path.isfile(model):
-        raise CheckpointError(f"a model is a folder or a Hugging Face name; {model!r} is a file")
-    if is_local(model):
-        raise CheckpointError(f"there is no model folder {model!r}; check the path")
     from transformers import PretrainedConfig
 
     try:
@@ -83,7 +80,15 @@ def load_config(model: str, loading: Loading = DEFAULT_LOADING) -> dict[str, Any
 
 def is_local(model: str) -> bool:
     """Whether `model` is a path, or can't be anything else."""
+    if "://" in model:  # a bucket's, which vLLM reads
+        return False
     return not model or model[0] in "/.~" or model.count("/") > 1 or os.path.exists(model)
+
+
+def check_exists(model: str) -> None:
+    """Raise CheckpointError if `model` is a path and nothing is there."""
+    if is_local(model) and not os.path.exists(model):
+        raise CheckpointError(f"there is no model folder {model!r}; check the path")
 
 
 def check_tokenizers(
@@ -127,6 +132,7 @@ def check_tokenizers(
 
 def load_tokenizer(model: str, loading: Loading = DEFAULT_LOADING) -> Any:
     """Transformers' tokenizer of a model; its own code is run where `loading` trusts it, and never asked about."""
+    _check_is_model(model)
     from transformers import AutoTokenizer
 
     try:
@@ -135,6 +141,12 @@ def load_tokenizer(model: str, loading: Loading = DEFAULT_LOADING) -> Any:
         )
     except Exception as error:  # a tokenizer may be anyone's code
         raise CheckpointError(f"can't load the tokenizer of {model!r}: {first_sentence(error)}") from error
+
+
+def _check_is_model(model: str) -> None:
+    check_exists(model)
+    if os.path.isfile(model):
+        raise CheckpointError(f"a model is a folder or a Hugging Face name; {model!r} is a file")
 
 
 def _check_architecture(model: str, config: Mapping[str, Any]) -> None:
@@ -166,7 +178,8 @@ def _mask_token_id(model: str, config: Mapping[str, Any], given: int | None, voc
         return int(value)
     raise CheckpointError(
         f'the draft {model!r} needs a mask token ("pard_token" in its config.json), and names none; '
-        'use a PARD draft, or give "mask_token_id" in the speculative config if you know it'
+        'use a PARD draft, or, if you know it, give "mask_token_id" in the speculative config (vllm-pard generate: '
+        "--speculative-config '{\"mask_token_id\": ID}', vllm-pard doctor: --mask-token-id ID)"
     )
 
 

@@ -4,9 +4,12 @@ import json
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm_pard.errors import PardError
+
+Writer = TypeVar("Writer", bound="RecordWriter")
+RECORD_START = b'{"id": '
 
 
 class OutputError(PardError):
@@ -15,8 +18,21 @@ class OutputError(PardError):
 
 def check_writable(path: Path) -> None:
     """Find out before the work, not after it."""
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir():
+        raise OutputError(f"can't write {str(path)!r}: it is a folder; name a file")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise OutputError(f"can't write {str(path)!r}: it needs a folder that exists and may be written to")
+
+
+def check_folder(path: Path) -> None:
+    """Find out before the work whether files can be written into a folder, which need not exist yet."""
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise OutputError(f"can't write into {str(path)!r}: {str(existing)!r} is a file; name a folder")
+    if not os.access(existing, os.W_OK):
+        raise OutputError(
+            f"can't write into {str(path)!r}: {str(existing)!r} may not be written to; name another folder"
+        )
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -43,15 +59,19 @@ class RecordWriter:
     """Appends one JSON object a line, each on disk before the next is begun; a file without any is removed.
 
     With `resume`, goes on with an earlier file: its finished records stay and `finished_ids` names them. A last line
-    that a crash has cut short is dropped.
+    that a crash has cut short is dropped, when the first new record comes: until then nothing is changed.
     """
 
     def __init__(self, path: Path, *, resume: bool) -> None:
-        self._path = path
+        is_old = path.exists()
+        if path.is_dir() or not is_old:
+            check_writable(path)
+        self._path, self._is_old = path, is_old
         self.finished_ids: set[str] = set()
+        self._cut_at: int | None = None  # bytes of an earlier file that stay; None: all of them
         try:
-            if resume and path.exists():
-                self._keep_finished(path)
+            if resume and is_old:
+                self._read_finished(path)
             self._file = open(path, "a" if resume else "x", encoding="utf-8")  # noqa: SIM115 - closed by __exit__
         except FileExistsError as error:
             raise OutputError(
@@ -61,28 +81,43 @@ class RecordWriter:
             raise OutputError(f"can't write the output file {str(path)!r}: {error.strerror}") from error
 
     def write(self, record: dict[str, Any]) -> None:
+        """Append a record, which has an "id"."""
+        if self._cut_at is not None:
+            self._file.truncate(self._cut_at)
+            self._cut_at = None
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._file.flush()
+        self.finished_ids.add(record["id"])
 
-    def __enter__(self) -> "RecordWriter":
+    def check(self, record: dict[str, Any]) -> None:
+        """Raise OutputError where a record of an earlier file may not stay; a subclass knows."""
+
+    def __enter__(self: Writer) -> Writer:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._file.close()
-        if self._path.stat().st_size == 0:
+        if not self._is_old and self._path.stat().st_size == 0:
             self._path.unlink()
 
-    def _keep_finished(self, path: Path) -> None:
-        text = path.read_bytes()
-        end = text.rfind(b"\n") + 1
-        for number, line in enumerate(text[:end].split(b"\n")[:-1], start=1):
+    def _read_finished(self, path: Path) -> None:
+        *lines, rest = path.read_bytes().split(b"\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
                 self.finished_ids.add(record["id"])
             except (ValueError, KeyError, TypeError) as error:
-                raise OutputError(
-                    f"can't go on with {str(path)!r}: line {number} is not a record of vllm-pard generate"
-                ) from error
-        os.truncate(path, end)
+                raise self._no_record(number) from error
+            self.check(record)
+        if rest:
+            if not rest.startswith(RECORD_START[: len(rest)]):
+                raise self._no_record(len(lines) + 1)
+            self._cut_at = sum(len(line) + 1 for line in lines)
+
+    def _no_record(self, number: int) -> OutputError:
+        return OutputError(
+            f"can't go on with {str(self._path)!r}: line {number} is not a record of vllm-pard generate; "
+            "give another --output"
+        )

@@ -43,6 +43,7 @@ def collect_prompts(texts: list[str], path: Path | None, *, chat: bool) -> list[
         if prompt.id in seen:
             raise PromptError(f"every prompt needs an id of its own; {prompt.id!r} comes twice")
         seen.add(prompt.id)
+        _check_unicode(prompt)
     return [_as_chat(prompt) for prompt in prompts] if chat else prompts
 
 
@@ -96,6 +97,15 @@ def _check_messages(place: str, messages: Any) -> list[dict[str, str]]:
         raise PromptError(f'{place} needs "messages" to be a list of {{"role": TEXT, "content": TEXT}}')
     checked: list[dict[str, str]] = messages
     return checked
+
+
+def _check_unicode(prompt: Prompt) -> None:
+    """JSON and command lines can hold halves of surrogate pairs, which no tokenizer takes and no file keeps."""
+    try:
+        json.dumps(prompt.as_record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise PromptError(f"the prompt {prompt.id!r} is not Unicode text: take {half!r} out of it") from error
 
 
 def _as_chat(prompt: Prompt) -> Prompt:

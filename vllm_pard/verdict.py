@@ -19,6 +19,7 @@ MIN_NUM_DRAFTS = 20  # fewer say nothing, whatever their spread
 NUM_STANDARD_ERRORS = 2.0
 HARDLY_EVER_PAYS = 1.2  # tokens a step; hardly any draft is so cheap
 NOISE = 0.03  # step costs differ by as much from run to run
+TOO_NOISY = 0.1  # more leaves room for a difference that matters
 WORTH_A_CHANGE = 1.05  # another K is proposed where it is faster by this factor
 
 
@@ -95,6 +96,11 @@ def judge(
             f"too few drafts to tell whether {name} pays {where}: {length:.2f} ± {error:.2f} tokens a step over "
             f"{stats.num_drafts} drafts, and it pays from {ratio:.2f} on"
         )
+        if here.noise > TOO_NOISY and stats.num_drafts >= MIN_NUM_DRAFTS:
+            sentence = (
+                f"speeds differ too much from run to run to tell whether {name} pays {where}: {speed_up:.2f}x plain "
+                f"decoding ± {here.noise:.0%}"
+            )
         return Verdict(outcome=outcome, sentence=sentence, speed_up=speed_up, best=None)
     now = Choice(
         num_speculative_tokens=num_speculative_tokens, batch_size=batch_size, speed_up=speed_up, is_measured=True
@@ -133,7 +139,7 @@ def _outcome(speed_up: float, error: float, noise: float, num_drafts: int) -> Ou
         return "pays"
     if speed_up < 1 - noise - error:
         return "does not pay"
-    return "unknown" if error > noise else "makes no difference"
+    return "unknown" if error > noise or noise > TOO_NOISY else "makes no difference"
 
 
 def _choices(stats: AcceptanceStats, costs: StepCosts) -> Iterator[Choice]:

@@ -4,7 +4,9 @@ The folder name of the draft, or else of the target, says how it behaves; FAKE_B
 
 "fine"              counts up from the last prompt token
 "speculates"        the same, and its metrics say that it drafts 4 tokens a step, of which 2 are accepted
-"wrong"             the same, but its third token is another
+"wrong"             the same, but its third token is the runner-up, 2 nats behind
+"near-tie"          the same, but its first token is the runner-up, which is as likely
+"batch-dependent"   as "near-tie", but only where it is not asked for log-probabilities
 "crash-at-start"    ends before it answers
 "out-of-memory"     ends before it answers, with a GPU's last words
 "crash-in-the-middle"  ends at the third request
@@ -53,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         if BEHAVIOUR == "refuses":
             self.answer("no room for this prompt", status=400)
             return
-        tokens = continuation(body["prompt"], body["max_tokens"])
+        tokens = continuation(body["prompt"], body["max_tokens"], may_part="logprobs" not in body)
         if not body.get("stream"):
             self.answer(json.dumps({"choices": [choice(tokens, body)]}))
             return
@@ -78,15 +80,18 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def continuation(prompt: list[int], num_tokens: int) -> list[int]:
+def continuation(prompt: list[int], num_tokens: int, *, may_part: bool) -> list[int]:
     tokens = [prompt[-1] + i + 1 for i in range(num_tokens)]
     if BEHAVIOUR == "wrong":
         tokens[2] += 100
+    if BEHAVIOUR == "near-tie" or (BEHAVIOUR == "batch-dependent" and may_part):
+        tokens[0] += 100
     return tokens
 
 
 def choice(tokens: list[int], body: dict[str, Any]) -> dict[str, Any]:
-    tops = [{"a": -0.5, "b": -0.5 - i} for i in range(len(tokens))]  # the gap of token i is i
+    # The runner-up of token i is i nats behind.
+    tops = [{f"token_id:{t}": -0.5, f"token_id:{t + 100}": -0.5 - i} for i, t in enumerate(tokens)]
     return {"token_ids": tokens, "logprobs": {"top_logprobs": tops} if body.get("logprobs") else None}
 
 

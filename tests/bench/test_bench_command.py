@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from vllm_pard.bench import load, roof
+from vllm_pard.bench import load, options, roof
 from vllm_pard.demo import demo_path
 
 Run = Callable[..., Result]
@@ -89,10 +89,64 @@ def test_a_server_that_dies_keeps_what_was_measured(run: Run, tmp_path: Path, mo
     assert "the server ended with exit code 3" in pard["failure"]
 
 
-def test_differences_are_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_real_differences_are_a_failure(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     behave(monkeypatch, draft="wrong")
+    done = run("bench", *QUICK, "--verify", "--json", tmp_path / "result.json")
+    assert done.exit_code == 1
+    assert "pard, 1 at a time: 0 of 3 outputs equal; DIFFERENT: request '" in done.output
+    assert "2 nats less likely (rounding explains 0.25), and 2 more. Please report this" in done.output
+    (record,) = json.loads((tmp_path / "result.json").read_text())["verification"]
+    assert (record["judgement"], record["control"]["num_equal"]) == ("different", 3)
+
+
+def test_near_ties_are_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    behave(monkeypatch, target="batch-dependent", draft="near-tie")
     done = run("bench", *QUICK, "--verify")
-    assert "pard, 1 at a time: 0 of 3 outputs equal, widest gap at a first difference 2 nats" in done.output
+    assert done.exit_code == 0
+    assert (
+        "pard, 1 at a time: 0 of 3 outputs equal; all part at near-ties (gaps up to 0 nats; rounding in bfloat16 "
+        "explains 0.25), as plain decoding parts from itself at 3 at a time (3 of 3, up to 0 nats): harmless"
+    ) in done.output
+
+
+def test_the_dtype_of_the_engine_decides(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    for arguments, dtype in (
+        (("--dtype", "float16"), "float16"),
+        (("--dtype", "float16", "--engine-args", '{"dtype": "float32"}'), "float32"),
+        ((), "bfloat16"),
+    ):
+        run("bench", *QUICK, "--methods", "none", "--json", path, *arguments)
+        assert json.loads(path.read_text())["conditions"]["weight_dtype"] == dtype
+
+
+@pytest.mark.parametrize(("verify", "room"), [(("--verify",), 3), ((), 1)])
+def test_the_cpu_engine_has_room_for_the_control(
+    verify: tuple[str, ...], room: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(options, "has_cpu_engine", lambda: True)
+    path = tmp_path / "result.json"
+    run("bench", *QUICK, "--methods", "none", "--json", path, *verify)
+    assert json.loads(path.read_text())["conditions"]["engine_options"]["max_num_seqs"] == room
+
+
+def test_what_it_does_is_told_beside_the_results(run: Run) -> None:
+    done = run("bench", *QUICK)
+    assert done.stderr.startswith("step 1 of 8: starting none\n")
+    assert "step" not in done.stdout.replace("step ms", "").replace("a step", "")
+    assert "vllm" not in done.stderr.lower().replace("vllm-pard", "")
+
+
+def test_whether_it_pays(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    done = run("bench", *QUICK, "--num-prompts", 30, "--concurrency", "1,2", "--json", path)
+    verdicts = json.loads(path.read_text())["verdicts"]
+    assert [(verdict["method"], verdict["concurrency"]) for verdict in verdicts] == [("pard", 1), ("pard", 2)]
+    cells = {(c["method"], c["concurrency"]): c for c in json.loads(path.read_text())["results"]}
+    for verdict in verdicts:
+        assert verdict["speed_up"] == pytest.approx(cells["pard", verdict["concurrency"]]["speed_up"])
+    lines = done.stdout.splitlines()
+    assert lines[-3:-1] == [verdict["sentence"] for verdict in verdicts]
 
 
 def test_an_interruption_keeps_what_was_measured(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """vLLM's own benchmark client against a server that is not one."""
 
+import subprocess
+import sys
+
 import pytest
 from transformers import AutoTokenizer
 
@@ -8,7 +11,7 @@ from vllm_pard.bench.measurement import Cell, Measurement
 from vllm_pard.bench.server import Server
 from vllm_pard.demo import demo_path
 from vllm_pard.metrics import AcceptanceStats
-from vllm_pard.process import ProcessError
+from vllm_pard.process import ProcessError, has_cpu_engine
 
 pytestmark = pytest.mark.usefixtures("fake_server")
 
@@ -19,7 +22,7 @@ def measure(model: str, requests: list[Request], concurrency: int = 2) -> Measur
     tokenizer = AutoTokenizer.from_pretrained(demo_path("target"))
     with Server(model, {}) as server:
         server.wait_until_ready()
-        return measure_server(server, tokenizer, requests, SAMPLING, concurrency)
+        return measure_server(server, tokenizer, requests, SAMPLING, concurrency, verbose=False)
 
 
 def test_counts_tokens_and_times(requests: list[Request], capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +33,7 @@ def test_counts_tokens_and_times(requests: list[Request], capsys: pytest.Capture
     assert run.ttft_p50_ms is not None
     assert 0 < run.ttft_p50_ms <= run.ttft_p99_ms
     assert run.stats == AcceptanceStats()
-    assert capsys.readouterr().out == ""  # vLLM's table is not ours
+    assert capsys.readouterr() == ("", "")  # vLLM's table is not ours
 
 
 def test_acceptance_is_that_of_the_run(requests: list[Request]) -> None:
@@ -67,3 +70,27 @@ def test_medians_and_spread() -> None:
     record = cell.as_record()
     assert record["step_ms"] == 20
     assert len(record["runs"]) == 3
+
+
+def test_what_the_client_logs_is_not_ours(requests: list[Request]) -> None:
+    """Its import logs a warning where a part is missing; in a process of its own, where it is not imported yet."""
+    with Server("fine", {}) as server:
+        server.wait_until_ready()
+        shown = {verbose: client_says(server, requests, verbose) for verbose in (False, True)}
+    assert shown[False] == ""
+    assert "Triton" in shown[True] or not has_cpu_engine()
+
+
+def client_says(server: Server, requests: list[Request], verbose: bool) -> str:
+    script = (
+        "from types import SimpleNamespace\n"
+        "from transformers import AutoTokenizer\n"
+        "from vllm_pard.bench.load import Request, Sampling, measure_server\n"
+        f"server = SimpleNamespace(url={server.url!r})\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({str(demo_path('target'))!r})\n"
+        f"requests = [Request(id='1', token_ids={requests[0].token_ids})]\n"
+        f"measure_server(server, tokenizer, requests, Sampling(max_tokens=3), 1, verbose={verbose})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr

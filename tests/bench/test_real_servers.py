@@ -48,3 +48,8 @@ def test_plain_and_pard(tmp_path: Path) -> None:
         assert cell["roof_share"] > 0
     (verification,) = result["verification"]
     assert (verification["label"], verification["num_equal"], verification["num_requests"]) == ("pard", 4, 4)
+    assert verification["judgement"] == "equal"
+    assert (verification["control"]["concurrency"], verification["control"]["num_equal"]) == (1, 4)
+    (verdict,) = result["verdicts"]
+    assert verdict["speed_up"] == pytest.approx(pard["speed_up"])
+    assert all(line.startswith("step ") for line in done.stderr.splitlines())  # nothing of vLLM's

@@ -1,5 +1,7 @@
 """The bytes of a step, counted by hand from the demo pair's sizes."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -60,10 +62,17 @@ def test_untied_embeddings_are_not_read(tmp_path: object) -> None:
 
 
 def test_dtypes(models: Models) -> None:
-    assert weight_dtype(models, "float16") is torch.float16
-    assert weight_dtype(models, "auto") is torch.bfloat16
-    with pytest.raises(BenchmarkError, match="--dtype must be"):
-        weight_dtype(models, "nn")
+    for keeps_float32 in (False, True):
+        assert weight_dtype(models, "float16", keeps_float32=keeps_float32) is torch.float16
+        assert weight_dtype(models, "auto", keeps_float32=keeps_float32) is torch.bfloat16
+        with pytest.raises(BenchmarkError, match="--dtype must be"):
+            weight_dtype(models, "nn", keeps_float32=keeps_float32)
+
+
+def test_vllm_halves_a_float32_checkpoint(tiny_pair: tuple[Path, Path]) -> None:
+    models = Models(target=str(tiny_pair[0]))
+    assert weight_dtype(models, "auto", keeps_float32=False) is torch.bfloat16
+    assert weight_dtype(models, "auto", keeps_float32=True) is torch.float32
 
 
 def test_copy_bandwidth_counts_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vllm_pard.bench.load import Request, Sampling
 from vllm_pard.bench.server import PortError, Server, flags
-from vllm_pard.bench.verify import Divergence, Output, collect_outputs, compare
 from vllm_pard.process import ProcessError
 
 pytestmark = pytest.mark.usefixtures("fake_server")
-
-SAMPLING = Sampling(max_tokens=5)
 
 
 def logs(folder: Path) -> list[Path]:
@@ -128,33 +124,3 @@ def is_alive(pid: int) -> bool:
         return False
     state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     return state != "Z"
-
-
-def outputs_of(model: str, requests: list[Request], *, with_gaps: bool = False) -> list[Output]:
-    with Server(model, {}) as server:
-        server.wait_until_ready()
-        return collect_outputs(server, requests, SAMPLING, 2, with_gaps=with_gaps)
-
-
-def test_equal_outputs(requests: list[Request]) -> None:
-    plain = outputs_of("fine", requests, with_gaps=True)
-    assert plain[0] == Output(token_ids=[11, 12, 13, 14, 15], gaps=[0, 1, 2, 3, 4])
-    verification = compare("pard", 2, requests, plain, outputs_of("speculates", requests))
-    assert verification.num_equal == 4
-    assert verification.in_words == "all 4 outputs equal"
-
-
-def test_the_first_difference_with_its_gap(requests: list[Request]) -> None:
-    plain = outputs_of("fine", requests, with_gaps=True)
-    verification = compare("pard", 2, requests, plain, outputs_of("wrong", requests))
-    assert verification.num_equal == 0
-    assert verification.divergences[1] == Divergence(request="2", position=2, expected=23, got=123, gap=2)
-    assert verification.in_words == "0 of 4 outputs equal, widest gap at a first difference 2 nats"
-
-
-def test_an_output_that_ends_early_differs(requests: list[Request]) -> None:
-    plain, short = Output(token_ids=[1, 2, 3], gaps=[0.1, 0.2, 0.3]), Output(token_ids=[1, 2])
-    (divergence,) = compare("pard", 1, requests[:1], [plain], [short]).divergences
-    assert divergence == Divergence(request="1", position=2, expected=3, got=None, gap=0.3)
-    (divergence,) = compare("pard", 1, requests[:1], [short], [plain]).divergences
-    assert divergence == Divergence(request="1", position=2, expected=None, got=3, gap=None)

@@ -9,7 +9,8 @@ import pytest
 from vllm_pard.bench.load import Request, Sampling
 from vllm_pard.bench.measurement import Measurement
 from vllm_pard.bench.methods import METHODS, Contender
-from vllm_pard.bench.session import Engine, Plan, Results, Session
+from vllm_pard.bench.plan import Plan, Step
+from vllm_pard.bench.session import Engine, Results, Session
 from vllm_pard.bench.verify import Output
 from vllm_pard.errors import PardError
 
@@ -20,7 +21,9 @@ CONTENDERS = [
 
 
 class FakeEngine:
-    """Notes what it is asked; fails when told to."""
+    """Notes what it is asked; fails when told to. Its outputs are others at one batch size, if told so."""
+
+    parts_at = 0
 
     def __init__(self, label: str, events: list[str], fail_at: str | None) -> None:
         self.label, self.events, self.fail_at = label, events, fail_at
@@ -31,11 +34,12 @@ class FakeEngine:
         return Measurement(num_requests=len(requests), num_tokens=10, seconds=1.0)
 
     def outputs(
-        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_gaps: bool
+        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_likeliest: bool
     ) -> list[Output]:
-        self.note(f"outputs, gaps {with_gaps}")
-        last = 4 if self.label == "ngram" else 3
-        return [Output(token_ids=[1, 2, last], gaps=[9.0, 9.0, 0.5] if with_gaps else None) for _ in requests]
+        self.note(f"outputs of {len(requests)} at {concurrency}, likeliest {with_likeliest}")
+        last = 4 if self.label == "ngram" or concurrency == self.parts_at else 3
+        likeliest = [{1: -0.1}, {2: -0.1}, {3: -0.5, 4: -1.0}] if with_likeliest else None
+        return [Output(token_ids=[1, 2, last], likeliest=likeliest) for _ in requests]
 
     def close(self, *, keep_log: bool) -> None:
         self.events.append(f"{self.label}: close, keep {keep_log}")
@@ -72,10 +76,10 @@ def run(events: list[str]) -> Callable[..., Results]:
         def start(contender: Contender) -> Engine:
             return FakeEngine(contender.label, events, fail_at.get(contender.label))
 
-        steps: list[str] = []
+        steps: list[Step] = []
         session = Session(plan, start, steps.append, lambda: events.append("saved"))
         results = session.run()
-        assert len(steps) == plan.num_steps
+        assert steps == plan.all_steps
         return results
 
     return run
@@ -122,7 +126,8 @@ def test_every_concurrency_is_warmed_up_with_as_many_requests(plan: Plan, events
 
 
 @pytest.mark.parametrize(
-    ("fail_at", "num_runs"), [("start", 0), ("measure 2 at 1", 0), ("measure 4 at 1", 0), ("outputs, gaps False", 2)]
+    ("fail_at", "num_runs"),
+    [("start", 0), ("measure 2 at 1", 0), ("measure 4 at 1", 0), ("outputs of 4 at 1, likeliest False", 2)],
 )
 def test_one_that_fails_is_out_and_the_rest_goes_on(
     fail_at: str, num_runs: int, plan: Plan, events: list[str], run: Any
@@ -142,11 +147,43 @@ def test_outputs_are_compared_with_the_first(plan: Plan, run: Any, events: list[
     assert (pard.label, pard.num_equal) == ("pard", 4)
     assert (ngram.label, ngram.num_equal) == ("ngram", 0)
     assert ngram.divergences[0].gap == 0.5
-    assert order(events, "gaps True") == ["none"]
+    assert order(events, "likeliest True") == ["none"]
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(
+    ("concurrencies", "controls"),
+    [([1], {1: 4}), ([2], {2: 1}), ([1, 3], {1: 3, 3: 1}), ([1, 2, 3], {1: 2, 2: 1, 3: 1})],
+)
+def test_plain_decoding_is_compared_with_itself_at_another_batch_size(
+    concurrencies: list[int], controls: dict[int, int], together: bool, plan: Plan, run: Any, events: list[str]
+) -> None:
+    plan = replace(plan, concurrencies=concurrencies, together=together, verify=True)
+    results = run(plan)
+    assert {here: control.concurrency for here, control in results.controls.items()} == controls
+    assert {(control.label, control.num_requests) for control in results.controls.values()} == {("none", 4)}
+    assert plan.max_concurrency == max(*concurrencies, *controls.values())
+    collected = [event for event in events if event.startswith("none: outputs")]
+    assert len(collected) == len({*concurrencies, *controls.values()})  # what is measured anyway is not asked again
+
+
+def test_where_plain_decoding_parts_from_itself(plan: Plan, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeEngine, "parts_at", 4)
+    (control,) = run(replace(plan, verify=True)).controls.values()
+    assert (control.num_equal, control.widest_gap) == (0, 0.5)
+
+
+def test_the_control_of_a_few_requests_a_user(plan: Plan, run: Any) -> None:
+    assert run(replace(plan, verify=True, requests_per_user=1)).controls[1].num_requests == 1
+    assert run(replace(plan, verify=True, requests_per_user=1, concurrencies=[1, 3])).controls[3].num_requests == 1
+
+
+def test_a_single_request_has_no_control(plan: Plan, run: Any) -> None:
+    assert run(replace(plan, verify=True, requests=plan.requests[:1])).controls == {}
 
 
 def test_without_plain_outputs_nothing_is_compared(plan: Plan, run: Any) -> None:
-    assert run(replace(plan, verify=True), none="outputs, gaps True").verifications == []
+    assert run(replace(plan, verify=True), none="outputs of 4 at 1, likeliest True").verifications == []
 
 
 def test_an_interruption_keeps_results_and_closes_engines(plan: Plan, events: list[str]) -> None:

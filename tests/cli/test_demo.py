@@ -7,7 +7,8 @@ import pytest
 
 import vllm_pard.demo
 from vllm_pard.cli.demo import TOY, demo_prompts, show_answers
-from vllm_pard.cli.demo_report import Measurement, identical_in_words, median_speed
+from vllm_pard.cli.demo_report import Measurement, identical_in_words, median_speed, verdict
+from vllm_pard.metrics import AcceptanceStats
 
 Run = Callable[..., Any]
 
@@ -44,6 +45,7 @@ def test_shows_the_answers_and_the_difference(run: Run, demo_model: Callable[[st
     report = json.loads(path.read_text())
     assert report["speed_up"] == 4
     assert report["outputs_identical"] is True
+    assert shown.index("outputs identical") < shown.index(report["verdict"]["sentence"])
     assert report["acceptance_counts"]["num_accepted_tokens"] == 12
     assert report["conditions"]["options"]["num_speculative_tokens"] == 8
     assert report["conditions"]["engine"]["device"] == "fake"
@@ -57,7 +59,36 @@ def test_says_so_when_outputs_differ(run: Run, demo_model: Callable[[str], None]
     assert result.stdout.count("[code] 0?\n<0><1><2>") == 2
     assert "out of turn" not in result.stdout  # several at a time can't be shown while they grow
     assert "no: 2 of 2 differ" in result.stdout
+    assert "In float32 outputs should be equal. How close" in result.stdout
+    assert "vllm-pard bench --dtype float32 --verify" in result.stdout
     assert json.loads(path.read_text())["outputs_identical"] is False
+
+
+def test_differences_in_bfloat16(run: Run, demo_model: Callable[[str], None]) -> None:
+    demo_model("differs")
+    result = run("demo", "--prompts", 2, "--dtype", "bfloat16")
+    assert "no: 2 of 2 differ" in result.stdout
+    assert "In bfloat16 near-ties may fall either way" in result.stdout
+    assert "--dtype float32 shows whether outputs are equal without that rounding" in result.stdout
+    assert "vllm-pard bench --dtype bfloat16 --verify" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("num_accepted", "seconds", "sentence"),
+    [
+        (60, 0.4, "PARD pays at K=2, 4 at a time: 2.50x plain decoding (a step takes 1.00 times a plain one and yiel"),
+        (8, 2.0, "PARD does not pay at K=2, 4 at a time: 0.50x plain decoding (a step takes 2.40 times a plain one a"),
+    ],
+)
+def test_ends_with_whether_it_pays(num_accepted: int, seconds: float, sentence: str) -> None:
+    stats = AcceptanceStats(
+        num_drafts=40, num_draft_tokens=80, num_accepted_tokens=num_accepted,
+        accepted_per_position=(num_accepted // 2, num_accepted // 2),
+    )  # fmt: skip
+    pard = run_of(seconds, a=[0] * 100)
+    pard.stats = stats
+    found = verdict({"batch_size": 4, "num_speculative_tokens": 2}, [run_of(1, a=[0] * 100)], [pard])
+    assert found.sentence.startswith(sentence)
 
 
 def test_engine_failure_is_told_with_its_log(run: Run, demo_model: Callable[[str], None]) -> None:

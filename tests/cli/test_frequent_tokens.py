@@ -52,9 +52,12 @@ def test_counts_text_and_answers(run: Run, tmp_path: Path) -> None:
     counted = {*tokenize(text.read_text()), *tokenize("Tom has 7 pears."), *tokenize("7 pears.")}
     assert counted < set(token_ids)
     assert f"{len(token_ids)} of 2048 tokens, 100.00% of the text: {output}" in result.stdout
+    assert f"warning: the text has only {len(token_ids)} different tokens, special ones included" in result.stderr
+    assert "--size 999 needs more text" in result.stderr
 
     few = run("vocabulary", "demo", "--text", str(text), "--size", 8, "--output", str(output))
     assert "8 of 2048 tokens" in few.stdout
+    assert few.stderr == ""
     assert len(json.loads(output.read_text())) == 8, "an old file is replaced"
 
 
@@ -87,5 +90,8 @@ def test_wrong_target_and_output(run: Run, tmp_path: Path) -> None:
     result = run("vocabulary", str(tmp_path), *options, str(tmp_path / "ids.json"))
     assert result.exit_code == 2
     assert "can't load the tokenizer of" in result.stderr
+    result = run("vocabulary", "demo", "--text", str(text), "--size", 2049, "--output", str(tmp_path / "ids.json"))
+    assert f"--size must be at most 2048, all tokens of {TARGET!r}; got 2049" in result.stderr
+    assert list(tmp_path.iterdir()) == [text]
     result = run("vocabulary", TARGET, *options, str(tmp_path / "none" / "ids.json"))
     assert "it needs a folder that exists" in result.stderr

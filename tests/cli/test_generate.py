@@ -41,6 +41,14 @@ class TestWithFakeEngine:
             "text": "<0><1>",
             "num_tokens": 2,
             "finish_reason": "length",
+            "settings": {
+                "target": "fine",
+                "dtype": "auto",
+                "max_tokens": 2,
+                "temperature": 0.0,
+                "top_p": 1.0,
+                "seed": None,
+            },
         }
         assert len(records(output)) == 3
 
@@ -50,10 +58,12 @@ class TestWithFakeEngine:
         assert result.exit_code == 2
         assert "exit code 3" in result.stderr
         assert [record["prompt"] for record in records(output)] == ["one", "two"]
+        output.write_text(output.read_text().replace("crash-in-the-middle", "fine"))  # the target is a setting
         resumed = run("generate", "fine", "--prompts", prompt_file, "--output", output, "--resume")
         assert resumed.exit_code == 0
         assert [record["prompt"] for record in records(output)] == ["one", "two", "three"]
         # All are finished: no engine is started, so a broken one does no harm.
+        output.write_text(output.read_text().replace('"fine"', '"unexpected"'))
         assert run("generate", "unexpected", "--prompts", prompt_file, "--output", output, "--resume").exit_code == 0
 
     def test_refused_prompt_disturbs_no_other(self, run: Run, tmp_path: Path) -> None:
@@ -81,7 +91,8 @@ class TestWithFakeEngine:
             (["--max-tokens", "9", "--prompts", "."], "can't read the prompt file '.'"),
             (["--resume"], "--resume goes on with a file"),
             (["--prompts", "missing.txt"], "can't read the prompt file 'missing.txt'"),
-            (["--output", "missing/out.jsonl"], "can't write the output file 'missing/out.jsonl'"),
+            (["--output", "missing/out.jsonl"], "can't write 'missing/out.jsonl': it needs a folder"),
+            (["--speculative-config", '{"num_speculative_tokens": 128}'], '"num_speculative_tokens" must be'),
         ],
     )
     def test_usage_errors(self, arguments: list[str], message: str, run: Run) -> None:
@@ -89,6 +100,10 @@ class TestWithFakeEngine:
         assert result.exit_code == 2
         assert result.stderr.startswith(f"vllm-pard: {message}")
         assert result.stderr.count("\n") == 1
+
+    def test_other_methods_are_left_to_vllm(self, run: Run) -> None:
+        config = '{"method": "ngram", "num_speculative_tokens": 200, "prompt_lookup_max": 4}'
+        assert run("generate", "fine", "--prompt", "x", "--speculative-config", config).exit_code == 0
 
     def test_options_reach_the_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         from vllm_pard.cli import batch_vllm

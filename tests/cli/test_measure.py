@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from vllm_pard.cli.engine_client import EngineProcess
-from vllm_pard.cli.judgement import default_prompts, findings
 from vllm_pard.cli.measure import PROMPTS, Measured, MeasureError, Pair, measure, recommended
+from vllm_pard.cli.measure_report import default_prompts, findings
 from vllm_pard.demo import demo_path
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt
@@ -66,7 +66,7 @@ def test_three_engines_one_after_the_other(monkeypatch: pytest.MonkeyPatch, caps
         StepCosts(batch_size=4, plain_ms=10.0, step_ms={2: 18.0, 8: 42.0}),
     ]
     assert found.stats.num_drafts == 8, "of the engine with the largest K, at both batch sizes"
-    assert "starting vLLM with K=8, engine 3 of 3 ..." in capsys.readouterr().err
+    assert "part 1 of 9: starting vLLM, without drafts\n" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("fake_engine")

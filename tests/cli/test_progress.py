@@ -1,60 +1,71 @@
-"""A line every ten seconds where there is no terminal."""
+"""Without a terminal, lines tell what is going on; with one, a bar."""
 
-import io
+import time
+from itertools import count
 
-from rich.console import Console
+import pytest
 
+from vllm_pard.cli import progress
 from vllm_pard.cli.progress import Progress
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def lines(console: Console) -> list[str]:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
-
-
-def test_without_a_terminal_a_line_every_ten_seconds() -> None:
-    console, clock = Console(file=io.StringIO(), width=40), Clock()
-    with Progress(console, 300, "prompts answered", clock) as progress:
-        progress.announce("starting the engine")
-        clock.now = 30.0
-        progress.announce("answering")
-        for second in range(31, 62):
-            clock.now = float(second)
-            progress.update(second - 30, "50.0 tokens/s", "mean acceptance length 2.10")
-    speed = "50.0 tokens/s, mean acceptance length 2.10"
-    assert lines(console) == [
-        "starting the engine ...",
-        "answering ...",
-        f"10 of 300 prompts answered, {speed}, 0:04:50 left",
-        f"20 of 300 prompts answered, {speed}, 0:04:40 left",
-        f"30 of 300 prompts answered, {speed}, 0:04:30 left",
-    ]
+def lines_of(num_steps: int, seconds_a_step: float, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    done = [0]
+    with Progress(50, lambda: f"step {done[0]} of 50") as shown:
+        for number in range(1, num_steps + 1):
+            done[0] = number
+            shown.show(number)
+            time.sleep(seconds_a_step)
+    captured = capsys.readouterr()
+    assert captured.out == ""  # results go there
+    return captured.err.splitlines()
 
 
-def test_nothing_done_has_no_time_left() -> None:
-    console, clock = Console(file=io.StringIO()), Clock()
-    with Progress(console, 3, "prompts answered", clock) as progress:
-        clock.now = 11.0
-        progress.update(0, "5.0 tokens/s")
-        clock.now = 22.0
-        progress.update(3)
-    assert lines(console) == ["0 of 3 prompts answered, 5.0 tokens/s", "3 of 3 prompts answered"]
+def test_the_first_step_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lines_of(1, 0.2, capsys) == ["step 1 of 50"]
 
 
-def test_on_a_terminal_a_bar_and_lines_above_it() -> None:
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with Progress(console, 4, "prompts answered") as progress:
-        progress.announce("answering")
-        progress.update(1, "5.0 tokens/s")
-        progress.say("a line")
-    assert isinstance(console.file, io.StringIO)
-    shown = console.file.getvalue()
-    assert "answering ..." not in shown
-    assert "a line\n" in shown
+def test_no_more_than_a_line_each_interval(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.5)
+    lines = lines_of(50, 0.02, capsys)  # a second in all
+    assert 2 <= len(lines) <= 5
+    assert lines[0] == "step 1 of 50"
+
+
+def test_a_long_step_is_told_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.1)
+    lines = lines_of(1, 0.5, capsys)
+    assert len(lines) >= 2
+    assert set(lines) == {"step 1 of 50"}
+
+
+def test_nothing_is_told_where_nothing_began(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lines_of(0, 0.0, capsys) == []
+
+
+def test_long_lines_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(1, lambda: "words") as shown:
+        shown.say("a line of more than eighty characters " * 5)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("TERM", "xterm")
+
+
+def test_a_terminal_gets_a_bar_with_words_that_are_always_new(
+    terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = count(1)
+    with Progress(4, lambda: f"asked {next(asked)} times") as shown:
+        shown.show(1)
+        shown.say("a line above")
+        time.sleep(0.5)
+    captured = capsys.readouterr()
+    assert "asked 3 times" in captured.err
+    assert "a line above\n" in captured.err
+    assert "0:00:0" in captured.err
+    assert captured.out == ""

@@ -166,7 +166,7 @@ def test_hub_name_that_cannot_be_had(configure: Configure) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pard_token": None}, "needs a mask token.*use a PARD draft, or give"),
+        ({"pard_token": None}, "needs a mask token.*use a PARD draft, or, if you know it, give"),
         ({"pard_token": 320}, "from 0 to 319; pard_token is 320"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "use a causal language model"),
     ],
@@ -186,7 +186,7 @@ def test_draft_with_another_tokenizer(configure: Configure, tmp_path: Path) -> N
 
 
 def test_no_draft_in_the_catalog(configure: Configure) -> None:
-    with pytest.raises(PardError, match=r"no PARD draft is known.*Known pairs:.*PARD-Qwen3-0.6B.*Train a draft"):
+    with pytest.raises(PardError, match=r"no PARD draft is known.*Known pairs:.*PARD-Qwen3-0.6B.*Name another draft"):
         configure({"model": None})
 
 

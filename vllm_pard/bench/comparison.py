@@ -7,8 +7,9 @@ from typing import Any
 
 from vllm_pard.bench.methods import Contender, Models
 from vllm_pard.bench.options import Options
+from vllm_pard.bench.plan import Plan, Step
 from vllm_pard.bench.report import Report, write_report
-from vllm_pard.bench.session import Engine, Plan, Session
+from vllm_pard.bench.session import Engine, Session
 
 
 @dataclass
@@ -22,14 +23,16 @@ class Comparison:
     report: Report
     is_complete: bool = False
 
-    def run(self, on_step: Callable[[str], None]) -> None:
+    def run(self, on_step: Callable[[Step], None]) -> None:
         """Measure everything; raises only what is not a method's own failure."""
         Session(self.plan, self._start, on_step, self._save_json, self.report.results).run()
         self.is_complete = True
 
     @property
     def has_failures(self) -> bool:
-        return any(cell.failure for cell in self.report.results.cells.values())
+        """Whether a method failed, or gave other outputs than rounding explains."""
+        failed = any(cell.failure for cell in self.report.results.cells.values())
+        return failed or any(judgement.outcome == "different" for judgement in self.report.judgements)
 
     def save(self) -> list[Path]:
         """Write what was asked for; the files."""

@@ -23,7 +23,7 @@ class ServedEngine:
         verbose: bool,
     ) -> None:
         speculative = {"speculative_config": contender.speculative_config(models)}
-        self._tokenizer = tokenizer
+        self._tokenizer, self._verbose = tokenizer, verbose
         self._server = Server(models.target, options | speculative, port=port, verbose=verbose)
         try:
             self._server.wait_until_ready()
@@ -32,12 +32,12 @@ class ServedEngine:
             raise
 
     def measure(self, requests: list[Request], sampling: Sampling, concurrency: int) -> Measurement:
-        return measure_server(self._server, self._tokenizer, requests, sampling, concurrency)
+        return measure_server(self._server, self._tokenizer, requests, sampling, concurrency, verbose=self._verbose)
 
     def outputs(
-        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_gaps: bool
+        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_likeliest: bool
     ) -> list[Output]:
-        return collect_outputs(self._server, requests, sampling, concurrency, with_gaps=with_gaps)
+        return collect_outputs(self._server, requests, sampling, concurrency, with_likeliest=with_likeliest)
 
     def close(self, *, keep_log: bool) -> None:
         self._server.close(keep_log=keep_log)

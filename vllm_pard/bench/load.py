@@ -3,6 +3,9 @@
 import asyncio
 import contextlib
 import io
+import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +38,16 @@ class Sampling:
 
 
 def measure_server(
-    server: Server, tokenizer: Any, requests: list[Request], sampling: Sampling, concurrency: int
+    server: Server, tokenizer: Any, requests: list[Request], sampling: Sampling, concurrency: int, *, verbose: bool
 ) -> Measurement:
-    """Send all requests, `concurrency` at a time, and measure the streams."""
+    """Send all requests, `concurrency` at a time, and measure the streams.
+
+    With `verbose`, what vLLM's client logs is shown.
+    """
+    if verbose:
+        import vllm.benchmarks.serve  # noqa: F401 - its log goes to the stdout that it finds
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # vLLM prints a table of its own
+        with contextlib.nullcontext() if verbose else without_warnings(), contextlib.redirect_stdout(io.StringIO()):
             result = asyncio.run(_benchmark(server, tokenizer, requests, sampling, concurrency))
     except OSError as error:
         raise server.lost(error) from error
@@ -57,6 +65,19 @@ def measure_server(
         tpot_p50_ms=float(result["median_tpot_ms"]),
         stats=acceptance(result),
     )
+
+
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Logged or warned: vLLM's import tells of every part that this machine lacks, and a failure is ours to tell."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def acceptance(result: dict[str, Any]) -> AcceptanceStats:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from vllm_pard.catalog import DEMO_MARKER, choose_draft
 from vllm_pard.checkpoint import load_config
+from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
 
 # The models, K -> what vLLM is told
@@ -78,11 +79,13 @@ class Method:
 
 
 def _pard(models: Models, k: int) -> dict[str, Any]:
+    check_num_speculative_tokens(k)
     return {"method": "pard", "model": models.pard_draft, "num_speculative_tokens": k}
 
 
 def _parallel(models: Models, k: int) -> dict[str, Any]:
-    return _pard(models, k) | {"method": "draft_model", "parallel_drafting": True}
+    model = {"method": "draft_model", "model": models.pard_draft}
+    return model | {"num_speculative_tokens": k, "parallel_drafting": True}
 
 
 def _draft_model(models: Models, k: int) -> dict[str, Any]:

@@ -42,7 +42,7 @@ class Options:
     verbose: bool
 
 
-def engine_options(options: Options) -> dict[str, Any]:
+def engine_options(options: Options, max_concurrency: int) -> dict[str, Any]:
     """vLLM's engine arguments, the same for all methods; the user's own win."""
     chosen = {
         "dtype": options.dtype,
@@ -50,5 +50,5 @@ def engine_options(options: Options) -> dict[str, Any]:
         "enable_prefix_caching": False,  # or every run but the first would skip the prompts
     }
     if has_cpu_engine():
-        chosen["max_num_seqs"] = max(options.concurrencies)  # it warms up with as many
+        chosen["max_num_seqs"] = max_concurrency  # it warms up with as many
     return chosen | options.engine_args

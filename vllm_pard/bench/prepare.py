@@ -9,14 +9,14 @@ from vllm_pard.bench.conditions import conditions, gpu_names, portable
 from vllm_pard.bench.load import Request
 from vllm_pard.bench.methods import METHODS, REFERENCE_METHODS, Contender, Models, parse_contenders
 from vllm_pard.bench.options import BenchmarkError, Options, engine_options
+from vllm_pard.bench.plan import Plan
 from vllm_pard.bench.prompt_sets import PromptSet, load_prompts
 from vllm_pard.bench.report import Report
-from vllm_pard.bench.roof import Roof
 from vllm_pard.bench.server import check_port, num_cpu_threads
-from vllm_pard.bench.session import Plan, Results
+from vllm_pard.bench.session import Results
 from vllm_pard.catalog import target_folder
-from vllm_pard.checkpoint import load_tokenizer
-from vllm_pard.files import check_writable
+from vllm_pard.checkpoint import check_exists, load_tokenizer
+from vllm_pard.files import check_folder, check_writable
 from vllm_pard.process import has_cpu_engine
 from vllm_pard.prompts import prompt_token_ids
 
@@ -30,6 +30,7 @@ def prepare(options: Options) -> Comparison:
         PardError: anything asked for is unknown, missing, or does not go together.
     """
     _check_outputs(options)
+    _check_folders(options)
     models = Models(
         target=target_folder(options.target),
         draft=options.draft,
@@ -37,6 +38,10 @@ def prepare(options: Options) -> Comparison:
         eagle3_head=options.eagle3_head,
     )
     contenders = _contenders(options, models)
+    together = has_cpu_engine() or options.reference if options.together is None else options.together
+    if options.port is not None:
+        for number in range(len(contenders) if together else 1):
+            check_port(options.port + number)
     prompt_set = load_prompts(
         options.prompts, num_prompts=options.num_prompts, seed=options.sampling.seed, category=options.category
     )
@@ -50,10 +55,6 @@ def prepare(options: Options) -> Comparison:
         for prompt in prompt_set.prompts
     ]
     _check_lengths(options, models, requests)
-    together = has_cpu_engine() or options.reference if options.together is None else options.together
-    if options.port is not None:
-        for number in range(len(contenders) if together else 1):
-            check_port(options.port + number)
     plan = Plan(
         contenders=contenders,
         requests=requests,
@@ -71,10 +72,14 @@ def prepare(options: Options) -> Comparison:
 
 def _report(options: Options, models: Models, prompt_set: PromptSet, plan: Plan) -> Report:
     """Still without results."""
+    from vllm_pard.bench.roof import Roof, weight_dtype
+
     num_threads = None if gpu_names() else num_cpu_threads()
     mean_tokens = mean(len(request.token_ids) for request in plan.requests)
     context = mean_tokens + plan.sampling.max_tokens / 2
-    roof = Roof.measure(models, options.dtype, num_threads)
+    asked = options.dtype if options.reference else str(options.engine_args.get("dtype", options.dtype))
+    dtype = weight_dtype(models, asked, keeps_float32=options.reference)
+    roof = Roof.measure(models, dtype, num_threads)
     roofs = {
         (contender.label, concurrency): roof.tokens_per_second(contender, concurrency, context)
         for contender in plan.contenders
@@ -85,8 +90,9 @@ def _report(options: Options, models: Models, prompt_set: PromptSet, plan: Plan)
     prompts |= {"number": len(plan.requests), "mean_tokens": mean_tokens}
     measured_under = conditions() | {
         "engine": "reference" if options.reference else "vllm",
-        "engine_options": {} if options.reference else engine_options(options),
+        "engine_options": {} if options.reference else engine_options(options, plan.max_concurrency),
         "dtype": options.dtype,
+        "weight_dtype": str(dtype).removeprefix("torch."),
         "target": portable(models.target),
         "methods": {contender.label: _describe(contender, models) for contender in plan.contenders},
         "prompts": prompts,
@@ -101,7 +107,7 @@ def _report(options: Options, models: Models, prompt_set: PromptSet, plan: Plan)
     return Report(
         conditions=measured_under,
         results=Results(),
-        baseline=plan.contenders[0].label,
+        contenders=plan.contenders,
         roofs=roofs,
         num_gpus=int(options.engine_args.get("tensor_parallel_size", 1)) if gpu_names() else 0,
     )
@@ -128,7 +134,15 @@ def _check_outputs(options: Options) -> None:
     if options.plots:
         from vllm_pard.bench.plots import check_matplotlib
 
+        check_folder(options.plots)
         check_matplotlib()
+
+
+def _check_folders(options: Options) -> None:
+    """Of models that only an engine looks into."""
+    for model in (options.ar_draft, options.eagle3_head):
+        if model is not None:
+            check_exists(model)
 
 
 def _check_lengths(options: Options, models: Models, requests: list[Request]) -> None:

@@ -11,7 +11,7 @@ from vllm_pard.bench.load import Request, Sampling
 from vllm_pard.bench.measurement import Measurement
 from vllm_pard.bench.methods import Contender, Models
 from vllm_pard.bench.options import BenchmarkError
-from vllm_pard.bench.verify import Output
+from vllm_pard.bench.verify import NUM_LIKELIEST, Output
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.reference.engine import Generation, ReferenceEngine
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
@@ -51,13 +51,13 @@ class ReferenceRunner:
         )
 
     def outputs(
-        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_gaps: bool
+        self, requests: list[Request], sampling: Sampling, concurrency: int, *, with_likeliest: bool
     ) -> list[Output]:
         generations = self._generate(self._engine(concurrency), requests, sampling)
         return [
             Output(
                 token_ids=generation.token_ids,
-                gaps=self._gaps(request.token_ids, generation.token_ids) if with_gaps else None,
+                likeliest=self._likeliest(request.token_ids, generation.token_ids) if with_likeliest else None,
             )
             for request, generation in zip(requests, generations, strict=True)
         ]
@@ -85,12 +85,12 @@ class ReferenceRunner:
             )
 
     @torch.no_grad()
-    def _gaps(self, prompt_ids: list[int], token_ids: list[int]) -> list[float]:
+    def _likeliest(self, prompt_ids: list[int], token_ids: list[int]) -> list[dict[int, float]]:
         input_ids = torch.tensor([prompt_ids + token_ids[:-1]], device=self._target.device)  # [1, T]
         logits = self._target(input_ids, logits_to_keep=len(token_ids)).logits[0].float()  # [len(token_ids), V]
-        top = logits.topk(2, dim=-1).values
-        gaps: list[float] = (top[:, 0] - top[:, 1]).tolist()
-        return gaps
+        top = logits.log_softmax(dim=-1).topk(min(NUM_LIKELIEST, logits.shape[-1]))  # [len(token_ids), at most 10]
+        rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return [dict(zip(ids, logprobs, strict=True)) for ids, logprobs in rows]
 
 
 @contextmanager

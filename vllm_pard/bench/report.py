@@ -10,27 +10,30 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from vllm_pard.bench.judgement import Judgement
 from vllm_pard.bench.measurement import Cell
+from vllm_pard.bench.methods import Contender
 from vllm_pard.bench.session import Results
+from vllm_pard.bench.verdicts import as_record, verdicts
 from vllm_pard.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Results with their conditions.
+    """Results with their conditions. The first contender is the baseline.
 
     `roofs` holds, by label and concurrency, tokens/s of the memory roof at acceptance length 1.
     """
 
     conditions: dict[str, Any]
     results: Results
-    baseline: str
+    contenders: list[Contender]
     roofs: dict[tuple[str, int], float | None]
     num_gpus: int
 
     def speed_up(self, cell: Cell) -> float | None:
         """Against the baseline at the same concurrency."""
-        plain = self.results.cells.get((self.baseline, cell.concurrency))
+        plain = self.results.cells.get((self.contenders[0].label, cell.concurrency))
         return cell.tokens_per_second / plain.tokens_per_second if plain and plain.runs and cell.runs else None
 
     def roof_share(self, cell: Cell) -> float | None:
@@ -39,12 +42,25 @@ class Report:
             return None
         return cell.tokens_per_second / (roof * cell.stats.mean_acceptance_length)
 
+    @property
+    def judgements(self) -> list[Judgement]:
+        """Of all outputs compared so far."""
+        return [
+            Judgement(
+                verification=verification,
+                control=self.results.controls.get(verification.concurrency),
+                dtype=self.conditions["weight_dtype"],
+            )
+            for verification in self.results.verifications
+        ]
+
     def as_record(self, *, complete: bool) -> dict[str, Any]:
         return {
             "complete": complete,
             "conditions": self.conditions,
             "results": [self._cell_record(cell) for cell in self.results.cells.values()],
-            "verification": [verification.as_record() for verification in self.results.verifications],
+            "verification": [judgement.as_record() for judgement in self.judgements],
+            "verdicts": [as_record(cell, verdict) for cell, verdict in verdicts(self.contenders, self.results.cells)],
         }
 
     def _cell_record(self, cell: Cell) -> dict[str, Any]:
@@ -68,7 +84,7 @@ def print_report(console: Console, report: Report) -> None:
             console.print(table(report, cells))
             console.print()
     for line in notes(report):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def table(report: Report, cells: list[Cell]) -> Table:
@@ -84,7 +100,7 @@ def table(report: Report, cells: list[Cell]) -> Table:
 
 
 def notes(report: Report) -> Iterator[str]:
-    """Acceptance by position once a method, outputs compared, and what failed."""
+    """Acceptance by position once a method, what failed, outputs compared, and whether drafting pays."""
     for label in dict.fromkeys(cell.label for cell in report.results.cells.values()):
         cells = [cell for cell in report.results.cells.values() if cell.label == label]
         if stats := next((cell.stats for cell in cells if cell.stats.num_drafts), None):
@@ -92,8 +108,11 @@ def notes(report: Report) -> Iterator[str]:
             yield f"{label}: accepted by position {shares}"
         if failure := next((cell.failure for cell in cells if cell.failure), None):
             yield f"{label} FAILED: {failure}"
-    for verification in report.results.verifications:
-        yield f"{verification.label}, {verification.concurrency} at a time: {verification.in_words}"
+    for judgement in report.judgements:
+        compared = judgement.verification
+        yield f"{compared.label}, {compared.concurrency} at a time: {judgement.in_words}"
+    for _, verdict in verdicts(report.contenders, report.results.cells):
+        yield verdict.sentence
 
 
 def spread(cell: Cell) -> str:

@@ -61,10 +61,10 @@ class Roof:
     dtype: torch.dtype
 
     @classmethod
-    def measure(cls, models: Models, dtype: str, num_threads: int | None) -> "Roof":
+    def measure(cls, models: Models, dtype: torch.dtype, num_threads: int | None) -> "Roof":
         """Measure the copy bandwidth of the GPU, or of the CPU with as many threads as the engines will use."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(bandwidth=copy_bandwidth(device, num_threads), models=models, dtype=weight_dtype(models, dtype))
+        return cls(bandwidth=copy_bandwidth(device, num_threads), models=models, dtype=dtype)
 
     def tokens_per_second(self, contender: Contender, num_requests: int, context: float) -> float | None:
         """Of steps that do nothing but read, a token a request and step; times the acceptance length, it is the roof.
@@ -86,14 +86,14 @@ class Roof:
         return num_requests * self.bandwidth / step
 
 
-def weight_dtype(models: Models, dtype: str) -> torch.dtype:
-    """What vLLM stores weights in: "auto" is the checkpoint's own, or half as much for float32."""
+def weight_dtype(models: Models, dtype: str, *, keeps_float32: bool) -> torch.dtype:
+    """What an engine stores weights in: "auto" is the checkpoint's own, in vLLM half as much for float32."""
     config = models.target_config
     name = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16") if dtype == "auto" else dtype
     found = getattr(torch, name.removeprefix("torch."), None)
     if not isinstance(found, torch.dtype):
         raise BenchmarkError(f"--dtype must be auto, float32, bfloat16 or float16; got {dtype!r}")
-    return torch.bfloat16 if dtype == "auto" and found is torch.float32 else found
+    return torch.bfloat16 if dtype == "auto" and found is torch.float32 and not keeps_float32 else found
 
 
 def copy_bandwidth(device: str, num_threads: int | None = None) -> float:

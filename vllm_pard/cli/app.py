@@ -29,7 +29,7 @@ class Commands(TyperGroup):
             print(f"vllm-pard: {error}", file=sys.stderr)
             raise typer.Exit(USER_ERROR) from error
         except KeyboardInterrupt as error:
-            print("vllm-pard: interrupted", file=sys.stderr)
+            print(": ".join(("vllm-pard: interrupted", *map(str, error.args))), file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from error
 
 

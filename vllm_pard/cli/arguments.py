@@ -1,12 +1,21 @@
-"""What several commands say and read in the same way."""
+"""What several commands say, read and refuse in the same way."""
 
 import json
+from enum import Enum
 from typing import Any
 
 from vllm_pard.errors import PardError
 
 # As everywhere a short name beats a folder: a command means the same in every folder.
 TARGET_HELP = 'Folder or Hugging Face name of the target; "demo": the bundled one (a folder of that name: ./demo).'
+DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")  # vLLM's
+
+
+class Engine(str, Enum):
+    """What runs the models."""
+
+    vllm = "vllm"
+    reference = "reference"
 
 
 class UsageError(PardError):
@@ -22,7 +31,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
 
 
 def json_object(option: str, text: str | None) -> dict[str, Any]:
-    """An option that is a JSON object; an empty one where it is left out."""
+    """The JSON object given to an option; empty if none is."""
     if text is None:
         return {}
     try:
@@ -32,3 +41,8 @@ def json_object(option: str, text: str | None) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f'{option} must be a JSON object such as {{"key": 1}}; got {text}')
     return value
+
+
+def check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise UsageError(f"--dtype must be auto, float32, bfloat16 or float16; got {dtype!r}")

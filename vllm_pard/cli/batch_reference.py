@@ -8,31 +8,23 @@ from typing import Any
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import check_tokenizers, load_config, load_tokenizer
 from vllm_pard.cli.batch import Batch, Events
-from vllm_pard.errors import PardError
+from vllm_pard.cli.batch_checks import REFERENCE_METHODS
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import prompt_token_ids
 from vllm_pard.reference.engine import Method, generate
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
 
-METHODS: dict[str, Method] = {"pard": "pard", "draft_model": "vsd"}
-SPECULATIVE_KEYS = {"method", "model", "num_speculative_tokens", "mask_token_id"}
-
-
-class ReferenceEngineError(PardError):
-    """The reference engine can't do what was asked."""
-
 
 def reference_events(batch: Batch) -> Events:
     """The events that an engine process would send."""
     speculative = batch.speculative
-    _check_options(batch)
     yield {"event": "starting"}
     target_name = batch.options["model"]
     target_config = load_config(target_name)
     method: Method = "ar"
     draft, drafting, notes = None, {"num_speculative_tokens": 0, "mask_token_id": None}, []
     if speculative is not None:
-        method = METHODS[speculative["method"]]
+        method = REFERENCE_METHODS[speculative["method"]]
         checkpoint, num_speculative_tokens = choose_draft(
             target_name,
             target_config,
@@ -81,18 +73,3 @@ def _answer(batch: Batch, target: Any, draft: Any, method: Method, drafting: dic
             "finish_reason": "stop" if stopped else "length",
         }
     yield {"event": "done", "seconds": time.perf_counter() - started, "stats": asdict(stats)}
-
-
-def _check_options(batch: Batch) -> None:
-    if batch.sampling["top_p"] != 1:
-        raise ReferenceEngineError(
-            f"the reference engine has no top-p; got --top-p {batch.sampling['top_p']}: leave it out, or use "
-            "--engine vllm"
-        )
-    unknown = [*(batch.options.keys() - {"model", "dtype"}), *((batch.speculative or {}).keys() - SPECULATIVE_KEYS)]
-    if unknown:
-        raise ReferenceEngineError(f"the reference engine has no option {unknown[0]!r}; use --engine vllm")
-    if batch.speculative is not None and batch.speculative["method"] not in METHODS:
-        raise ReferenceEngineError(
-            f"the reference engine drafts with {' or '.join(METHODS)}; got {batch.speculative['method']!r}"
-        )

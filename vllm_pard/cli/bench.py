@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vllm_pard.catalog import DEMO
-from vllm_pard.cli.arguments import TARGET_HELP, json_object, whole_numbers
-from vllm_pard.cli.generate import Engine
+from vllm_pard.cli.arguments import TARGET_HELP, Engine, check_dtype, json_object, whole_numbers
 
 if TYPE_CHECKING:
     from vllm_pard.bench.comparison import Comparison
@@ -50,7 +49,9 @@ def bench(
         Placement.auto, help="All engines at once, in alternating order (auto: on CPUs), or one after the other."
     ),
     port: int | None = typer.Option(None, min=1, max=65535, help="First port of the servers; left out, free ones."),
-    verify: bool = typer.Option(False, "--verify", help="Compare all outputs with the baseline's, token by token."),
+    verify: bool = typer.Option(
+        False, "--verify", help="Compare all outputs with plain decoding's; exit 1 if rounding does not explain it."
+    ),
     json_file: Path | None = typer.Option(None, "--json", help="Write results and conditions, after each run."),
     plots: Path | None = typer.Option(None, help="Write PNG plots into this folder."),
     show_list: bool = typer.Option(False, "--list", help="Show known methods and prompt sets, and exit."),
@@ -69,6 +70,7 @@ def bench(
     if show_list:
         print_list()
         raise typer.Exit
+    check_dtype(dtype)
     from vllm_pard.bench.load import Sampling
     from vllm_pard.bench.options import Options
     from vllm_pard.bench.prepare import prepare
@@ -103,29 +105,30 @@ def bench(
 
 
 def run(comparison: "Comparison") -> bool:
-    """Measure with a progress bar, then print and draw; whether any method failed."""
+    """Measure, telling how far it is, then print and draw; whether any method failed or gave wrong outputs."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+    from vllm_pard.bench.plan import Step
     from vllm_pard.bench.report import print_report
+    from vllm_pard.bench.timetable import Timetable
+    from vllm_pard.cli.progress import Progress
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH)
-    columns = (SpinnerColumn(), *Progress.get_default_columns()[:-1], TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=comparison.plan.num_steps)
+    timetable = Timetable(comparison.plan.all_steps)
+    try:
+        with Progress(timetable.num_steps, lambda: timetable.in_words) as progress:
 
-        def on_step(description: str) -> None:
-            progress.update(task, description=description, advance=1)
+            def on_step(step: Step) -> None:
+                timetable.begin(step)
+                progress.show(timetable.num_begun)
 
-        try:
             comparison.run(on_step)
-        finally:
-            progress.stop()
-            print_report(console, comparison.report)
-            for path in comparison.save():
-                console.print(f"written to {path}", markup=False)
+    finally:
+        print_report(console, comparison.report)
+        for path in comparison.save():
+            console.print(f"written to {path}", markup=False)
     return comparison.has_failures
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from vllm_pard.bench.prompt_sets import demo_prompts
+from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
 from vllm_pard.process import PARD_LOG_LINE
 
@@ -47,7 +48,7 @@ def demo(
     num_prompts: int = typer.Option(8, "--prompts", min=1, help="How many held-out prompts to answer."),
     batch_size: int = typer.Option(1, min=1, help="Requests at a time."),
     max_tokens: int = typer.Option(128, min=1, max=MAX_MODEL_LEN // 2, help="Longest answer, in tokens."),
-    num_speculative_tokens: int = typer.Option(8, min=1, help="K, draft tokens per step."),
+    num_speculative_tokens: int = typer.Option(8, min=1, help="K, draft tokens per step; at most 127."),
     runs: int = typer.Option(1, min=1, help="Measure plain and PARD in turns this often; quotes medians."),
     json_file: Path | None = typer.Option(None, "--json", help="Write results and conditions to this file."),
     verbose: bool = typer.Option(False, "--verbose", help="Show vLLM's log."),
@@ -65,6 +66,7 @@ def demo(
     from vllm_pard.cli.demo_report import print_report, write_report
     from vllm_pard.files import check_writable
 
+    check_num_speculative_tokens(num_speculative_tokens)
     if json_file:
         check_writable(json_file)
     console = Console(highlight=False)
@@ -73,10 +75,10 @@ def demo(
     sampling = {"temperature": 0.0, "max_tokens": max_tokens}
     conditions, measurements = run_in_turns(console, engine_options, prompts, sampling, batch_size, runs, verbose)
     console.print()
-    print_report(console, measurements[PLAIN], measurements[PARD])
+    options = {"dtype": dtype.value, "num_prompts": len(prompts), "batch_size": batch_size}
+    options |= {"max_tokens": max_tokens, "num_speculative_tokens": num_speculative_tokens, "runs": runs}
+    print_report(console, options, measurements[PLAIN], measurements[PARD])
     if json_file:
-        options = {"dtype": dtype.value, "num_prompts": len(prompts), "batch_size": batch_size}
-        options |= {"max_tokens": max_tokens, "num_speculative_tokens": num_speculative_tokens, "runs": runs}
         write_report(json_file, options, conditions, measurements[PLAIN], measurements[PARD])
         console.print(f"\nwritten to {json_file}", markup=False)
 

@@ -11,8 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_pard.bench.conditions import conditions
+from vllm_pard.bench.verdicts import noise, step_ms
 from vllm_pard.files import write_whole
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.verdict import StepCosts, Verdict, judge
+
+# Of outputs that differ. The demo knows no gaps, so it says nothing of how wide these are.
+WHY_THEY_DIFFER = {
+    "bfloat16": "In bfloat16 near-ties may fall either way where the shape of a batch changes; --dtype float32 shows "
+    "whether outputs are equal without that rounding. How close the choice was where these part:",
+    "float32": "In float32 outputs should be equal. How close the choice was where these part:",
+}
+WHERE_TO_LOOK = "vllm-pard bench --dtype {dtype} --verify"
 
 
 @dataclass
@@ -43,7 +53,7 @@ def measure(events: Iterable[dict[str, Any]]) -> Measurement:
     return run
 
 
-def print_report(console: Console, plain: list[Measurement], pard: list[Measurement]) -> None:
+def print_report(console: Console, options: dict[str, Any], plain: list[Measurement], pard: list[Measurement]) -> None:
     stats = total_stats(pard)
     table = Table(title=f"median of {len(plain)} runs" if len(plain) > 1 else None, show_edge=False)
     table.add_column("")
@@ -57,6 +67,24 @@ def print_report(console: Console, plain: list[Measurement], pard: list[Measurem
     table.add_row("acceptance by position", "", by_position)
     table.add_row("outputs identical", "", identical_in_words(plain, pard))
     console.print(table)
+    console.print()
+    if identical_in_words(plain, pard) != "yes":
+        dtype = options["dtype"]
+        why = f"{WHY_THEY_DIFFER[dtype]} {WHERE_TO_LOOK.format(dtype=dtype)}"
+        console.print(why, markup=False, soft_wrap=True)
+    console.print(verdict(options, plain, pard).sentence, markup=False, soft_wrap=True)
+
+
+def verdict(options: dict[str, Any], plain: list[Measurement], pard: list[Measurement]) -> Verdict:
+    """Whether PARD pays, by the measured speeds."""
+    stats, batch_size, k = total_stats(pard), options["batch_size"], options["num_speculative_tokens"]
+    costs = StepCosts(
+        batch_size=batch_size,
+        plain_ms=step_ms(median_speed(plain), 1.0, batch_size),
+        step_ms={k: step_ms(median_speed(pard), stats.mean_acceptance_length, batch_size)},
+        noise=noise(*([run.tokens_per_second for run in runs] for runs in (plain, pard))),
+    )
+    return judge(stats, [costs], num_speculative_tokens=k, batch_size=batch_size)
 
 
 def identical_in_words(plain: list[Measurement], pard: list[Measurement]) -> str:
@@ -97,6 +125,7 @@ def write_report(
         "acceptance_by_position": stats.acceptance_by_position,
         "acceptance_counts": asdict(stats),
         "outputs_identical": identical_in_words(plain, pard) == "yes",
+        "verdict": asdict(verdict(options, plain, pard)),
     }
     write_whole(path, json.dumps(report, indent=2) + "\n")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP, UsageError, json_object, whole_numbers
+from vllm_pard.checkpoint import check_exists
+from vllm_pard.cli.arguments import TARGET_HELP, UsageError, check_dtype, json_object, whole_numbers
 from vllm_pard.cli.finding import Finding
 from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
@@ -46,21 +47,23 @@ def doctor(
     """
     if measure and target is None:
         raise UsageError("--measure needs a target: vllm-pard doctor TARGET [DRAFT] --measure")
+    check_dtype(dtype)
     sizes = whole_numbers("--batch-sizes", batch_sizes)
     options = {"dtype": dtype} | json_object("--engine-args", engine_args)
     own_prompts = read_prompts(prompts) if prompts else None
     if num_speculative_tokens is not None:
         check_num_speculative_tokens(num_speculative_tokens)
+    target = target and target_folder(target)
+    check_given(target, draft, mask_token_id)
     # vLLM logs while it is imported, which would drown the table.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
     if target is not None:
-        target = target_folder(target)
         findings += check_pair(target, draft, mask_token_id)
         if all(finding.status != "problem" for finding in findings):
             findings.append(foretell(target, draft, mask_token_id))
             if measure:
-                from vllm_pard.cli.judgement import judge_pair, planned_pair
+                from vllm_pard.cli.measure_report import judge_pair, planned_pair
 
                 pair = planned_pair(target, draft, mask_token_id, num_speculative_tokens, own_prompts, sizes, options)
                 findings += judge_pair(pair, verbose=verbose)
@@ -72,6 +75,15 @@ def doctor(
         print_findings(findings)
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(PROBLEMS_FOUND)
+
+
+def check_given(target: str | None, draft: str | None, mask_token_id: int | None) -> None:
+    """Raise PardError on a mistyped command: that is no finding."""
+    if target is None and mask_token_id is not None:
+        raise UsageError("--mask-token-id is that of a draft; name the TARGET and the DRAFT too")
+    for model in (target, draft):
+        if model is not None:
+            check_exists(model)
 
 
 def check_versions() -> Iterator[Finding]:

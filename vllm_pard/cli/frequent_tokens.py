@@ -1,6 +1,7 @@
 """`vllm-pard vocabulary`: the tokens that a trimmed draft may propose, counted in text."""
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.checkpoint import load_tokenizer
+from vllm_pard.checkpoint import check_exists, load_tokenizer
 from vllm_pard.cli.arguments import TARGET_HELP
 from vllm_pard.draft_vocab_file import DraftVocabError, write_draft_vocab
 from vllm_pard.files import check_writable, read_text
@@ -30,11 +31,21 @@ def vocabulary(
     Example: vllm-pard vocabulary Qwen/Qwen3-8B --text answers.jsonl --size 32768 --output vocabulary.json
     """
     check_writable(output)
+    target = target_folder(target)
+    check_exists(target)
     texts = [part for path in text for part in _texts(path)]
-    tokenizer = load_tokenizer(target_folder(target))
-    tokenized = [tokenizer(part, add_special_tokens=False).input_ids for part in texts]
+    tokenizer = load_tokenizer(target)
+    if size > len(tokenizer):
+        raise DraftVocabError(f"--size must be at most {len(tokenizer)}, all tokens of {target!r}; got {size}")
+    tokenized = [tokenizer(part, add_special_tokens=False, verbose=False).input_ids for part in texts]
     token_ids = most_frequent(tokenized, size, always=tokenizer.all_special_ids)
     write_draft_vocab(output, token_ids)
+    if len(token_ids) < size:
+        print(
+            f"warning: the text has only {len(token_ids)} different tokens, special ones included, and the draft could "
+            f"propose no other: --size {size} needs more text, of the kind that will be generated",
+            file=sys.stderr,
+        )
     print(f"{len(token_ids)} of {len(tokenizer)} tokens, {coverage(tokenized, token_ids):.2%} of the text: {output}")
 
 

@@ -1,22 +1,14 @@
 """`vllm-pard generate`: answer many prompts with any target, offline."""
 
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP, UsageError, json_object
+from vllm_pard.cli.arguments import TARGET_HELP, Engine, UsageError, check_dtype, json_object
 
 SOME_REFUSED = 1
-
-
-class Engine(str, Enum):
-    """What runs the models."""
-
-    vllm = "vllm"
-    reference = "reference"
 
 
 def generate(
@@ -48,12 +40,13 @@ def generate(
     Example: vllm-pard generate Qwen/Qwen3-8B --prompts questions.jsonl --output answers.jsonl
     """
     from vllm_pard.cli.batch import Batch
+    from vllm_pard.cli.batch_checks import check_batch
     from vllm_pard.cli.batch_run import run_batch
     from vllm_pard.prompts import collect_prompts
 
     if top_p == 0:
         raise UsageError("--top-p must be above 0: with 0 no token is left; --temperature 0 is greedy")
-
+    check_dtype(dtype)
     batch = Batch(
         options={"model": target_folder(target), "dtype": dtype} | json_object("--engine-args", engine_args),
         speculative=speculative_options(no_pard, draft, num_speculative_tokens, speculative_config),
@@ -62,6 +55,7 @@ def generate(
         reference=engine is Engine.reference,
         verbose=verbose,
     )
+    check_batch(batch)
     if run_batch(batch, output, resume=resume) > 0:
         raise typer.Exit(SOME_REFUSED)
 

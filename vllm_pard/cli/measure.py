@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
-from rich.console import Console
-
 from vllm_pard.cli.engine_client import EngineProcess
 from vllm_pard.cli.progress import Progress
 from vllm_pard.errors import PardError
@@ -75,18 +73,24 @@ def measure(pair: Pair, *, verbose: bool = False) -> Measured:
     numbers = pair.numbers_of_drafts
     step_ms: dict[int, dict[int, float]] = {size: {} for size in pair.batch_sizes}
     stats = AcceptanceStats()
-    num_steps = len(numbers) * (1 + len(pair.batch_sizes))
-    with Progress(Console(stderr=True, highlight=False), num_steps, "parts measured") as progress:
-        for place, k in enumerate(numbers):
-            what = f"vLLM {f'with K={k}' if k else 'without drafts'}"
-            done = place * (1 + len(pair.batch_sizes))
-            progress.announce(f"starting {what}, engine {place + 1} of {len(numbers)}")
+    parts = [(k, size) for k in numbers for size in (None, *pair.batch_sizes)]
+    place = 0
+
+    def in_words() -> str:
+        k, size = parts[place]
+        what = "starting vLLM" if size is None else f"{size} at a time"
+        return f"part {place + 1} of {len(parts)}: {what}, {f'K={k}' if k else 'without drafts'}"
+
+    with Progress(len(parts), in_words) as progress:
+        for number, k in enumerate(numbers):
+            place = number * (1 + len(pair.batch_sizes))
+            progress.show(place)
             with EngineProcess(_engine_options(pair, k), verbose=verbose) as engine:
                 engine.wait_until_ready()
-                for number, size in enumerate(pair.batch_sizes, start=1):
-                    progress.update(done + number, f"{what}, {size} at a time")
-                    milliseconds, counted = _run(engine, pair.prompts, size)
-                    step_ms[size][k] = milliseconds
+                for size in pair.batch_sizes:
+                    place += 1
+                    progress.show(place)
+                    step_ms[size][k], counted = _run(engine, pair.prompts, size)
                     stats += counted if k == numbers[-1] else AcceptanceStats()
     costs = [
         StepCosts(batch_size=size, plain_ms=ms[0], step_ms={k: ms[k] for k in numbers[1:]})
