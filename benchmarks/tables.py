@@ -177,7 +177,7 @@ def render(text: str, tables: dict[str, Callable[[], str]] = TABLES) -> str:
 
 
 def picture() -> Picture:
-    """The speed-ups of README.md's table."""
+    """README.md's, of the speed-ups in a table of benchmarks/README.md."""
     return next(found for found in pictures(load(PICTURED)) if found.name == PICTURE.stem)
 
 

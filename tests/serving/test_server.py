@@ -253,9 +253,9 @@ def test_metrics_are_right(server: Server) -> None:
     emitted = len(requests) + drafts + accepted
     assert delta["generation_tokens_total"] <= emitted <= delta["generation_tokens_total"] + K * len(requests)
     assert accepted / drafts > 1.5, "the demo draft is a good one"
-    # The guide's tokens a step: here every step has drafts, but a request's first and last tokens may come without.
-    first_tokens, steps = delta["time_to_first_token_seconds_count"], delta["inter_token_latency_seconds_count"]
-    assert (delta["generation_tokens_total"] - first_tokens) / steps == pytest.approx(1 + accepted / drafts, rel=0.15)
+    # The guide's tokens a step: a latency is counted for each step of a request but its first, which has no drafts.
+    assert delta["time_to_first_token_seconds_count"] == len(requests)
+    assert drafts <= delta["inter_token_latency_seconds_count"] <= drafts + len(requests)
 
 
 def test_port_in_use(server: Server) -> None:
