@@ -163,6 +163,8 @@ def test_counts_are_the_schedulers(runner: str, tiny_pair: tuple[Path, Path]) ->
     assert 0 <= in_flight <= (NUM_REQUESTS if runner == "v2" else 0)
     assert 0 <= num_accepted_tokens - counts["num_accepted_tokens"] <= K * in_flight
     assert counts["num_accepted_tokens"] > 0
+    seconds = result["seconds_of_drafting"]
+    assert seconds is None if runner == "v2" else seconds > 0, "V2 can hold no drafts back"
     assert result["messages"] == [
         [
             "INFO",

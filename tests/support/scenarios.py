@@ -157,6 +157,7 @@ def told(
         "messages": [[record.levelname, record.getMessage()] for record in records],
         "counts": spec_counts(llm),
         "watched": [worker.watch._counts.num_drafts, worker.watch._counts.num_accepted_tokens],
+        "seconds_of_drafting": llm.collective_rpc("hold_drafts", args=(False,))[0],
     }
 
 
