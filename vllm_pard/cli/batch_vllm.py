@@ -1,6 +1,5 @@
 """`vllm-pard generate` with vLLM, in a process of its own."""
 
-from vllm_pard.checkpoint import is_local, load_config
 from vllm_pard.cli.batch import Batch, Events
 from vllm_pard.cli.engine_client import EngineProcess
 from vllm_pard.process import PARD_LOG_LINE
@@ -9,8 +8,6 @@ from vllm_pard.process import PARD_LOG_LINE
 def vllm_events(batch: Batch) -> Events:
     """The events of the engine process."""
     options = batch.options
-    if is_local(options["model"]):
-        load_config(options["model"])  # a mistyped path is told at once, and in one sentence
     if batch.speculative is not None:
         options = options | {"speculative_config": batch.speculative}
     yield {"event": "starting"}
