@@ -32,14 +32,14 @@ def test_clients_have_a_server() -> None:
 
 @pytest.mark.parametrize("block", blocks("fast"), ids=str)
 def test_runs(block: Block, tmp_path: Path) -> None:
-    run_block(block, tmp_path, timeout=120)
+    run_block(block, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.engine
 @pytest.mark.parametrize("block", blocks("slow"), ids=str)
 def test_runs_with_engines(block: Block, tmp_path: Path) -> None:
-    run_block(block, tmp_path)
+    run_block(block, tmp_path, timeout=850)
 
 
 @pytest.mark.parametrize("block", blocks("parse"), ids=str)

@@ -80,7 +80,7 @@ def environment(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | ours | more
 
 
-def run_block(block: Block, folder: Path, port: int | None = None, timeout: float = 600) -> str:
+def run_block(block: Block, folder: Path, port: int | None = None, timeout: float = 120) -> str:
     """Its output; a block that fails, or does not show what it should, is an AssertionError."""
     done = subprocess.run(
         command_of(block, folder, port),
