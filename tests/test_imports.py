@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "demo": {"top"},
 }
 # The command's own processes, to which every other part of the command line talks; and vLLM's benchmark client.
-MAY_START_VLLM = {"vllm_pard.cli.engine_process", "vllm_pard.bench.load"}
+MAY_START_VLLM = {"vllm_pard.cli.engine.process", "vllm_pard.bench.load"}
 COMMANDS = ("", "bench", "demo", "generate", "serve", "vocabulary", "doctor", "patches")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 299, 49
 

@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from vllm_pard import process
-from vllm_pard.cli import engine_client
 from vllm_pard.cli.app import app
+from vllm_pard.cli.engine import client as engine_client
 
 
 @pytest.fixture

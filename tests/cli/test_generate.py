@@ -117,7 +117,7 @@ class TestWithFakeEngine:
         assert run("generate", "fine", "--prompt", "x", "--speculative-config", config).exit_code == 0
 
     def test_options_reach_the_engine(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        from vllm_pard.cli import batch_vllm
+        from vllm_pard.cli.batch import vllm_engine as batch_vllm
 
         seen: list[Any] = []
         engine_process = batch_vllm.EngineProcess

@@ -97,7 +97,7 @@ def run_in_turns(
     What is seen is not measured: it pays for the engine's set-up and for the terminal.
     """
     from vllm_pard.cli.demo_report import measure
-    from vllm_pard.cli.engine_client import EngineProcess
+    from vllm_pard.cli.engine.client import EngineProcess
 
     measurements: dict[str, list[Measurement]] = {name: [] for name in engine_options}
     with ExitStack() as stack:

@@ -67,7 +67,7 @@ def doctor(
         findings = look(folder, draft, mask_token_id)
     if folder is not None and all(finding.status != "problem" for finding in findings):
         if measure:
-            from vllm_pard.cli.measure_report import judge_pair, planned_pair
+            from vllm_pard.cli.measure.report import judge_pair, planned_pair
 
             pair = planned_pair(folder, draft, mask_token_id, num_speculative_tokens, own_prompts, sizes, options)
             findings += judge_pair(pair, verbose=verbose)

@@ -41,9 +41,9 @@ def generate(
 
     Example: vllm-pard generate Qwen/Qwen3-8B --prompts questions.jsonl --output answers.jsonl
     """
-    from vllm_pard.cli.batch import Batch
-    from vllm_pard.cli.batch_checks import check_batch
-    from vllm_pard.cli.batch_run import run_batch
+    from vllm_pard.cli.batch.batch import Batch
+    from vllm_pard.cli.batch.checks import check_batch
+    from vllm_pard.cli.batch.run import run_batch
     from vllm_pard.prompts import collect_prompts
 
     if top_p == 0:

@@ -7,7 +7,7 @@ from typing import Any
 from vllm_pard.catalog import DEMO_MARKER, choose_draft
 from vllm_pard.checkpoint import load_config, load_tokenizer
 from vllm_pard.cli.finding import Finding
-from vllm_pard.cli.measure import PROMPTS, Measured, Pair, measure, recommended
+from vllm_pard.cli.measure.measure import PROMPTS, Measured, Pair, measure, recommended
 from vllm_pard.prompts import Prompt
 from vllm_pard.verdict import StepCosts
 

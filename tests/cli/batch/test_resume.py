@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.cli.batch import Batch
+from vllm_pard.cli.batch.batch import Batch
 from vllm_pard.demo import demo_path
 
 Run = Callable[..., Any]
-FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
+FAKE_ENGINE = Path(__file__).parent.parent / "fake_engine.py"
 WITH_FAKE_ENGINE = (
     # A process started in the background ignores Ctrl-C, and so do its children.
     "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "from vllm_pard.cli import engine_client, main; "
+    "from vllm_pard.cli import main; from vllm_pard.cli.engine import client as engine_client; "
     f"engine_client.WORKER = (sys.executable, {str(FAKE_ENGINE)!r}); main()"
 )
 
@@ -172,7 +172,7 @@ def test_ctrl_c_without_a_file(interrupted: Callable[..., tuple[int, str]], tmp_
 def test_ctrl_c_before_the_first_answer(
     run: Run, prompt_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vllm_pard.cli import batch_run
+    from vllm_pard.cli.batch import run as batch_run
 
     def interrupt(*arguments: object) -> int:
         raise KeyboardInterrupt

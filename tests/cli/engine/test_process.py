@@ -1,6 +1,6 @@
 from typing import Any
 
-from vllm_pard.cli.engine_process import _tokenize
+from vllm_pard.cli.engine.process import _tokenize
 
 
 class Tokenizer:

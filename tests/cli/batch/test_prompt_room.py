@@ -9,7 +9,7 @@ import pytest
 from tiny_models import edit_config
 
 from vllm_pard.checkpoint import load_tokenizer
-from vllm_pard.cli.prompt_room import max_num_tokens, too_long
+from vllm_pard.cli.batch.prompt_room import max_num_tokens, too_long
 from vllm_pard.demo import demo_path
 from vllm_pard.prompts import Prompt
 

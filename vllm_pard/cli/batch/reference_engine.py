@@ -7,8 +7,8 @@ from typing import Any
 
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import check_tokenizers, load_config, load_tokenizer
-from vllm_pard.cli.batch import Batch, Events
-from vllm_pard.cli.batch_checks import REFERENCE_METHODS
+from vllm_pard.cli.batch.batch import Batch, Events
+from vllm_pard.cli.batch.checks import REFERENCE_METHODS
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import prompt_token_ids
 from vllm_pard.reference.engine import Method, generate

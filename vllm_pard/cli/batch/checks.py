@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from vllm_pard.checkpoint import check_exists
-from vllm_pard.cli.batch import Batch
+from vllm_pard.cli.batch.batch import Batch
 from vllm_pard.cli.model_checks import OTHER_CONFIG, check_speculative, engine_config
 from vllm_pard.errors import PardError
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_pard.cli.engine_meter import EngineMeter, num_speculative_tokens
+from vllm_pard.cli.engine.meter import EngineMeter, num_speculative_tokens
 from vllm_pard.errors import PardError
 from vllm_pard.process import CPU_OPTIONS
 from vllm_pard.prompts import prompt_token_ids

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.cli.step_watch import NUM_DRAFTED, NUM_PLAIN, NUM_SKIPPED, StepWatch
+from vllm_pard.cli.engine.step_watch import NUM_DRAFTED, NUM_PLAIN, NUM_SKIPPED, StepWatch
 
 PLAIN_S, DRAFT_S, VERIFY_S = 0.010, 0.004, 0.006  # of a step; a step with drafts takes all three
 

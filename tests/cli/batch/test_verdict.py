@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.cli.batch_verdict import BatchVerdict
+from vllm_pard.cli.batch.verdict import BatchVerdict
 from vllm_pard.metrics import AcceptanceStats
 
 Run = Callable[..., Any]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vllm_pard.cli.batch import Batch
+from vllm_pard.cli.batch.batch import Batch
 from vllm_pard.files import OutputError, RecordWriter
 from vllm_pard.prompts import Prompt
 

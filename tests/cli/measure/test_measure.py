@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.cli.engine_client import EngineProcess
-from vllm_pard.cli.measure import PROMPTS, Measured, MeasureError, Pair, measure, recommended
-from vllm_pard.cli.measure_report import default_prompts, findings
+from vllm_pard.cli.engine.client import EngineProcess
+from vllm_pard.cli.measure.measure import PROMPTS, Measured, MeasureError, Pair, measure, recommended
+from vllm_pard.cli.measure.report import default_prompts, findings
 from vllm_pard.demo import demo_path
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt
@@ -52,7 +52,7 @@ def test_three_engines_one_after_the_other(monkeypatch: pytest.MonkeyPatch, caps
             asked.append(options)
             super().__init__(options, **kwargs)
 
-    monkeypatch.setattr("vllm_pard.cli.measure.EngineProcess", Recording)
+    monkeypatch.setattr("vllm_pard.cli.measure.measure.EngineProcess", Recording)
     found = measure(PAIR)
     shared = {"model": "fine", "dtype": "float32", "max_num_seqs": 4, "enable_prefix_caching": False}
     draft = {"method": "pard", "model": "the-draft", "mask_token_id": 9}

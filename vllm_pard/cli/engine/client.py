@@ -8,7 +8,7 @@ from typing import Any
 from vllm_pard.errors import PardError
 from vllm_pard.process import LoggedProcess, default_environment
 
-WORKER = (sys.executable, "-m", "vllm_pard.cli.engine_process")
+WORKER = (sys.executable, "-m", "vllm_pard.cli.engine.process")
 
 
 class EngineProcess(LoggedProcess):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from vllm_pard.cli.step_watch import StepWatch
+from vllm_pard.cli.engine.step_watch import StepWatch
 from vllm_pard.metrics import AcceptanceStats
 
 SECONDS_BETWEEN_REPORTS = 1.0

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vllm_pard import process
-from vllm_pard.cli.engine_client import EngineProcess
+from vllm_pard.cli.engine.client import EngineProcess
 from vllm_pard.errors import PardError
 from vllm_pard.process import PARD_LOG_LINE, ProcessError
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
-from vllm_pard.cli.answer_file import AnswerFile
 from vllm_pard.cli.arguments import measure_command
-from vllm_pard.cli.batch import Batch
-from vllm_pard.cli.batch_verdict import BatchVerdict
-from vllm_pard.cli.batch_vllm import vllm_events
+from vllm_pard.cli.batch.answer_file import AnswerFile
+from vllm_pard.cli.batch.batch import Batch
+from vllm_pard.cli.batch.prompt_room import too_long
+from vllm_pard.cli.batch.verdict import BatchVerdict
+from vllm_pard.cli.batch.vllm_engine import vllm_events
 from vllm_pard.cli.progress import Progress
-from vllm_pard.cli.prompt_room import too_long
 from vllm_pard.files import OutputError, RecordWriter
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt
@@ -57,7 +57,7 @@ def _answer_fitting(batch: Batch, writer: RecordWriter | None) -> int:
 
 def _answer(batch: Batch, writer: RecordWriter | None) -> int:
     if batch.reference:
-        from vllm_pard.cli.batch_reference import reference_events
+        from vllm_pard.cli.batch.reference_engine import reference_events
 
         events = reference_events(batch)
     else:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any
 
-from vllm_pard.cli.engine_client import EngineProcess
+from vllm_pard.cli.engine.client import EngineProcess
 from vllm_pard.cli.progress import Progress
 from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats

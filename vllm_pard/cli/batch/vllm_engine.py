@@ -1,7 +1,7 @@
 """`vllm-pard generate` with vLLM, in a process of its own."""
 
-from vllm_pard.cli.batch import Batch, Events
-from vllm_pard.cli.engine_client import EngineProcess
+from vllm_pard.cli.batch.batch import Batch, Events
+from vllm_pard.cli.engine.client import EngineProcess
 from vllm_pard.process import PARD_LOG_LINE
 
 

@@ -1,0 +1,1 @@
+"""Many prompts answered offline: what `vllm-pard generate` runs."""

@@ -1,0 +1,1 @@
+"""Whether a draft pays on this machine: what `vllm-pard doctor --measure` runs."""
