@@ -6,7 +6,7 @@ of a PARD draft depends on a later one, so a_1 ... a_k are the same for every K 
 each smaller K would yield.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -62,7 +62,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Whether drafting pays. `best`: the fastest choice at this batch size; None where plain decoding is."""
+    """Whether drafting pays. `best`: the fastest known choice at this batch size; None where plain decoding is."""
 
     outcome: Outcome
     sentence: str
@@ -85,30 +85,23 @@ def judge(
         costs: of each measured batch size; `batch_size` with `num_speculative_tokens` is one of them.
         name: of what drafts.
     """
-    here = next(cost for cost in costs if cost.batch_size == batch_size)
+    here = _costs_at(batch_size, costs)
     length, error = stats.mean_acceptance_length, NUM_STANDARD_ERRORS * standard_error(stats)
     ratio = here.step_ms[num_speculative_tokens] / here.plain_ms
     speed_up = length / ratio
     outcome = _outcome(speed_up, error / length, here.noise, stats.num_drafts)
     where = f"at K={num_speculative_tokens}, {batch_size} at a time"
     if outcome == "unknown":
-        sentence = (
-            f"too few drafts to tell whether {name} pays {where}: {length:.2f} ± {error:.2f} tokens a step over "
-            f"{stats.num_drafts} drafts, and it pays from {ratio:.2f} on"
-        )
-        if here.noise > TOO_NOISY and stats.num_drafts >= MIN_NUM_DRAFTS:
-            sentence = (
-                f"speeds differ too much from run to run to tell whether {name} pays {where}: {speed_up:.2f}x plain "
-                f"decoding ± {here.noise:.0%}"
-            )
+        sentence = _why_unknown(stats, here, ratio, f"{name} pays {where}")
         return Verdict(outcome=outcome, sentence=sentence, speed_up=speed_up, best=None)
     now = Choice(
         num_speculative_tokens=num_speculative_tokens, batch_size=batch_size, speed_up=speed_up, is_measured=True
     )
-    best = max((now, *_choices(stats, here)), key=lambda choice: choice.speed_up)
+    choices = [now, *_choices(stats, here)]
+    best = _fastest(choice for choice in choices if not choice.is_at_best)
     sentence = (
         f"{name} {outcome} {where}: {speed_up:.2f}x plain decoding (a step takes {ratio:.2f} times a plain one and "
-        f"yields {length:.2f} tokens){_advice(now, best, stats, costs, here)}"
+        f"yields {length:.2f} tokens){_advice(now, best, _fastest(choices), stats, costs)}"
     )
     pays = best.speed_up > 1 + here.noise
     return Verdict(outcome=outcome, sentence=sentence, speed_up=speed_up, best=best if pays else None)
@@ -130,6 +123,22 @@ def standard_error(stats: AcceptanceStats) -> float:
     mean = sum(shares)
     mean_square = sum((2 * i + 1) * share for i, share in enumerate(shares))
     return sqrt(max(mean_square - mean**2, 0.0) / stats.num_drafts)
+
+
+def _why_unknown(stats: AcceptanceStats, costs: StepCosts, ratio: float, question: str) -> str:
+    length = stats.mean_acceptance_length
+    if stats.num_drafts < 2:
+        return f"too few drafts to tell whether {question}: {stats.num_drafts}"
+    if costs.noise > TOO_NOISY and stats.num_drafts >= MIN_NUM_DRAFTS:
+        return (
+            f"speeds differ too much from run to run to tell whether {question}: {length / ratio:.2f}x plain decoding "
+            f"± {costs.noise:.0%}"
+        )
+    error = NUM_STANDARD_ERRORS * standard_error(stats)
+    return (
+        f"too few drafts to tell whether {question}: {length:.2f} ± {error:.2f} tokens a step over "
+        f"{stats.num_drafts} drafts, and it pays from {ratio:.2f} on"
+    )
 
 
 def _outcome(speed_up: float, error: float, noise: float, num_drafts: int) -> Outcome:
@@ -156,20 +165,30 @@ def _choices(stats: AcceptanceStats, costs: StepCosts) -> Iterator[Choice]:
             )
 
 
-def _advice(now: Choice, best: Choice, stats: AcceptanceStats, costs: Sequence[StepCosts], here: StepCosts) -> str:
-    least = 1 + here.noise
-    if best.speed_up > max(now.speed_up * WORTH_A_CHANGE, least):
-        k = f"K={best.num_speculative_tokens}"
-        if best.is_at_best:
-            return f"; {k} might gain more, {best.speed_up:.2f}x at the very best: measure it"
-        return f"; {k} {'gains' if best.is_measured else 'would gain'} more, {best.speed_up:.2f}x"
-    if now.speed_up > least:
+def _costs_at(batch_size: int, costs: Sequence[StepCosts]) -> StepCosts:
+    return next(cost for cost in costs if cost.batch_size == batch_size)
+
+
+def _fastest(choices: Iterable[Choice]) -> Choice:
+    return max(choices, key=lambda choice: choice.speed_up)
+
+
+def _advice(now: Choice, best: Choice, hoped: Choice, stats: AcceptanceStats, costs: Sequence[StepCosts]) -> str:
+    """`hoped` may be one whose speed-up is only bounded."""
+    here = _costs_at(now.batch_size, costs)
+    least = max(now.speed_up * WORTH_A_CHANGE, 1 + here.noise)
+    if best.speed_up > least:
+        gains = "gains" if best.is_measured else "would gain"
+        return f"; K={best.num_speculative_tokens} {gains} more, {best.speed_up:.2f}x"
+    if hoped.speed_up > least:
+        return f"; K={hoped.num_speculative_tokens} might gain more, {hoped.speed_up:.2f}x at the very best: measure it"
+    if now.speed_up > 1 + here.noise:
         return ""
     elsewhere = [choice for cost in costs if cost is not here for choice in _choices(stats, cost)]
-    paying = [choice for choice in elsewhere if choice.speed_up > least and not choice.is_at_best]
+    paying = [choice for choice in elsewhere if choice.speed_up > 1 + here.noise and not choice.is_at_best]
     if not paying:
         return "; no smaller K would, either: decode without drafts"
-    there = max(paying, key=lambda choice: choice.speed_up)
+    there = _fastest(paying)
     return (
         f"; no smaller K would, either, but K={there.num_speculative_tokens} pays at {there.batch_size} at a time, "
         f"{there.speed_up:.2f}x"

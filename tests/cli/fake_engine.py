@@ -48,6 +48,8 @@ def main() -> None:
                 send(event="refused", id=prompt["id"], message="the prompt is too long")
                 continue
             answer(prompt, command, different=behaviour == "differs" and speculative is not None)
+            if behaviour == "tells-all" and speculative and command["find_costs"]:
+                send(event="costs", **COSTS | {"batch_size": len(command["prompts"])})
             if behaviour == "loses" and speculative and command["find_costs"]:
                 send(event="costs", **COSTS)
                 send(event="progress", num_tokens=30, seconds=0.1, stats=POOR)

@@ -41,32 +41,48 @@ def costs(batch_size: int, **step_ms: float) -> StepCosts:
     )
 
 
-@pytest.mark.usefixtures("fake_engine")
-def test_three_engines_one_after_the_other(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    running, asked = [], []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, fake_engine: None) -> list[dict[str, Any]]:
+    """The options of every engine, of which there is never more than one."""
+    running, options_of_each = [], []
 
     class Recording(EngineProcess):
         def __init__(self, options: dict[str, Any], **kwargs: Any) -> None:
-            assert not any(engine.exit_code is None for engine in running), "one at a time"
+            assert not any(engine.exit_code is None for engine in running)
             running.append(self)
-            asked.append(options)
+            options_of_each.append(options)
             super().__init__(options, **kwargs)
 
     monkeypatch.setattr("vllm_pard.cli.measure.measure.EngineProcess", Recording)
+    return options_of_each
+
+
+SHARED = {"dtype": "float32", "max_num_seqs": 4, "enable_prefix_caching": False}
+DRAFT = {"method": "pard", "model": "the-draft", "mask_token_id": 9}
+
+
+def test_three_engines_where_the_drafts_part_is_not_known(asked: list[Any], capsys: Any) -> None:
     found = measure(PAIR)
-    shared = {"model": "fine", "dtype": "float32", "max_num_seqs": 4, "enable_prefix_caching": False}
-    draft = {"method": "pard", "model": "the-draft", "mask_token_id": 9}
     assert asked == [
-        shared,
-        shared | {"speculative_config": draft | {"num_speculative_tokens": 2}},
-        shared | {"speculative_config": draft | {"num_speculative_tokens": 8}},
+        SHARED | {"model": "fine"},
+        SHARED | {"model": "fine", "speculative_config": DRAFT | {"num_speculative_tokens": 8}},
+        SHARED | {"model": "fine", "speculative_config": DRAFT | {"num_speculative_tokens": 2}},
     ]
     assert found.costs == [
         StepCosts(batch_size=1, plain_ms=10.0, step_ms={2: 12.0, 8: 18.0}),
         StepCosts(batch_size=4, plain_ms=10.0, step_ms={2: 18.0, 8: 42.0}),
     ]
     assert found.stats.num_drafts == 8, "of the engine with the largest K, at both batch sizes"
-    assert "part 1 of 9: starting vLLM, without drafts\n" in capsys.readouterr().err
+    assert "starting vLLM without drafts\n" in capsys.readouterr().err
+
+
+def test_two_engines_where_it_is_known_or_needless(asked: list[Any]) -> None:
+    assert measure(replace(PAIR, target="tells-all")).costs == [
+        StepCosts(batch_size=1, plain_ms=10.0, step_ms={8: 18.0}, draft_ms=5.0),
+        StepCosts(batch_size=4, plain_ms=10.0, step_ms={8: 42.0}, draft_ms=5.0),
+    ]
+    measure(replace(PAIR, num_speculative_tokens=1))
+    assert len(asked) == 4
 
 
 @pytest.mark.usefixtures("fake_engine")
@@ -77,12 +93,6 @@ def test_what_cannot_be_measured() -> None:
         MeasureError, match="the prompt '0-1' was refused: the prompt is too long; give other --prompts"
     ):
         measure(replace(PAIR, prompts=[Prompt(id="1", text="too long")]))
-
-
-def test_numbers_of_drafts() -> None:
-    assert [replace(PAIR, num_speculative_tokens=k).numbers_of_drafts for k in (1, 2, 8, 15)] == [
-        *([0, 1], [0, 1, 2], [0, 2, 8], [0, 3, 15]),
-    ]
 
 
 def test_says_all_that_it_found() -> None:

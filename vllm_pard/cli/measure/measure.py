@@ -12,9 +12,9 @@ from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt
 from vllm_pard.verdict import StepCosts, Verdict, judge
 
-MAX_TOKENS = 96
+MAX_TOKENS = 64
 FULL_ENOUGH = 0.75  # steps of so large a share of the batch are still steps of the batch
-FRACTION_OF_K = 4  # the second K that is measured: what lies between is interpolated
+FRACTION_OF_K = 4  # a second K, measured where the draft's part of a step is not known: between them is interpolated
 
 PROMPTS = (
     "Explain in three sentences why the sky is blue.",
@@ -52,12 +52,6 @@ class Pair:
     batch_sizes: Sequence[int]
     options: dict[str, Any]  # of vLLM's LLM class
 
-    @property
-    def numbers_of_drafts(self) -> list[int]:
-        """Measured ones, 0 for plain decoding."""
-        k = self.num_speculative_tokens
-        return sorted({0, max(1, k // FRACTION_OF_K), k})
-
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -69,35 +63,74 @@ class Measured:
 
 
 def measure(pair: Pair, *, verbose: bool = False) -> Measured:
-    """Run vLLM without drafts and with two K, one engine after the other, and judge every batch size."""
-    numbers = pair.numbers_of_drafts
-    step_ms: dict[int, dict[int, float]] = {size: {} for size in pair.batch_sizes}
-    stats = AcceptanceStats()
-    parts = [(k, size) for k in numbers for size in (None, *pair.batch_sizes)]
-    place = 0
+    """Run vLLM without drafts and with K, one engine after the other, and judge every batch size.
 
-    def in_words() -> str:
-        k, size = parts[place]
-        what = "starting vLLM" if size is None else f"{size} at a time"
-        return f"part {place + 1} of {len(parts)}: {what}, {f'K={k}' if k else 'without drafts'}"
-
-    with Progress(len(parts), in_words) as progress:
-        for number, k in enumerate(numbers):
-            place = number * (1 + len(pair.batch_sizes))
-            progress.show(place)
-            with EngineProcess(_engine_options(pair, k), verbose=verbose) as engine:
-                engine.wait_until_ready()
-                for size in pair.batch_sizes:
-                    place += 1
-                    progress.show(place)
-                    step_ms[size][k], counted = _run(engine, pair.prompts, size)
-                    stats += counted if k == numbers[-1] else AcceptanceStats()
+    Where an engine can't tell what of a step is the draft's, one with a smaller K shows what each draft token costs.
+    """
+    k = pair.num_speculative_tokens
+    runs = _Runs(pair)
+    with Progress(2 * runs.parts_of_an_engine, lambda: runs.in_words) as progress:
+        runs.of_engine(0, progress, verbose=verbose)
+        runs.of_engine(k, progress, verbose=verbose)
+        if k > 1 and len(runs.draft_ms) < len(pair.batch_sizes):
+            runs.draft_ms.clear()
+            runs.of_engine(max(1, k // FRACTION_OF_K), progress, verbose=verbose)
     costs = [
-        StepCosts(batch_size=size, plain_ms=ms[0], step_ms={k: ms[k] for k in numbers[1:]})
-        for size, ms in sorted(step_ms.items())
+        StepCosts(
+            batch_size=size,
+            plain_ms=ms[0],
+            step_ms={number: ms[number] for number in sorted(ms) if number},
+            draft_ms=runs.draft_ms.get(size),
+        )
+        for size, ms in sorted(runs.step_ms.items())
     ]
-    verdicts = [judge(stats, costs, num_speculative_tokens=numbers[-1], batch_size=cost.batch_size) for cost in costs]
-    return Measured(stats=stats, costs=costs, verdicts=verdicts)
+    verdicts = [judge(runs.stats, costs, num_speculative_tokens=k, batch_size=cost.batch_size) for cost in costs]
+    return Measured(stats=runs.stats, costs=costs, verdicts=verdicts)
+
+
+class _Runs:
+    """One engine after the other; what they took and what became of the drafts."""
+
+    def __init__(self, pair: Pair) -> None:
+        self._pair = pair
+        self.step_ms: dict[int, dict[int, float]] = {size: {} for size in pair.batch_sizes}  # by batch size and K
+        self.draft_ms: dict[int, float] = {}  # by batch size, with the full K
+        self.stats = AcceptanceStats()  # with the full K
+        self.in_words = ""
+        self._num_parts = 0
+
+    @property
+    def parts_of_an_engine(self) -> int:
+        return 1 + len(self._pair.batch_sizes)
+
+    def of_engine(self, k: int, progress: Progress, *, verbose: bool) -> None:
+        """Every batch size on an engine that drafts k tokens."""
+        what = f"vLLM {f'with K={k}' if k else 'without drafts'}"
+        self._begin(f"starting {what}", progress)
+        with EngineProcess(_engine_options(self._pair, k), verbose=verbose) as engine:
+            engine.wait_until_ready()
+            for size in self._pair.batch_sizes:
+                self._begin(f"{what}, {size} at a time", progress)
+                self._take(_run(engine, self._pair.prompts, size), size, k)
+
+    def _begin(self, what: str, progress: Progress) -> None:
+        self.in_words = what
+        progress.show(self._num_parts)
+        self._num_parts += 1
+
+    def _take(self, run: "_Run", size: int, k: int) -> None:
+        self.step_ms[size][k] = run.step_ms
+        if k == self._pair.num_speculative_tokens:
+            self.stats += run.stats
+            if run.draft_ms is not None:
+                self.draft_ms[size] = run.draft_ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    step_ms: float  # of the full batch
+    draft_ms: float | None  # of it, where the engine could tell
+    stats: AcceptanceStats
 
 
 def recommended(measured: Measured, *, can_schedule: bool) -> dict[str, Any] | None:
@@ -136,13 +169,16 @@ def _engine_options(pair: Pair, k: int) -> dict[str, Any]:
     return fixed | pair.options
 
 
-def _run(engine: EngineProcess, prompts: Sequence[Prompt], batch_size: int) -> tuple[float, AcceptanceStats]:
-    """Answer as many prompts at once; milliseconds of a step of the full batch, and what became of the drafts."""
+def _run(engine: EngineProcess, prompts: Sequence[Prompt], batch_size: int) -> _Run:
+    """Answer as many prompts at once."""
     requests = list(_requests(prompts, batch_size))
-    for event in engine.generate(requests, {"temperature": 0.0, "max_tokens": MAX_TOKENS}):
+    draft_ms = None
+    for event in engine.generate(requests, {"temperature": 0.0, "max_tokens": MAX_TOKENS}, find_costs=True):
         match event["event"]:
             case "refused":
                 raise MeasureError(f"the prompt {event['id']!r} was refused: {event['message']}; give other --prompts")
+            case "costs" if event["batch_size"] >= FULL_ENOUGH * batch_size:
+                draft_ms = event["draft_ms"]
             case "done":
                 steps = {int(size): found["ms"] for size, found in event["steps"].items()}
                 stats = AcceptanceStats(**event["stats"])
@@ -152,7 +188,7 @@ def _run(engine: EngineProcess, prompts: Sequence[Prompt], batch_size: int) -> t
             f"the answers end too early to measure {batch_size} requests at a time; give --prompts with longer "
             "answers, or smaller --batch-sizes"
         )
-    return steps[fullest], stats
+    return _Run(step_ms=steps[fullest], draft_ms=draft_ms, stats=stats)
 
 
 def _requests(prompts: Sequence[Prompt], number: int) -> Iterator[dict[str, Any]]:
