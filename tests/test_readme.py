@@ -104,3 +104,23 @@ def anchors(text: str) -> list[str]:
     """As GitHub makes them from headings."""
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
     return [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+def test_numbers_in_sentences_are_the_codes_own() -> None:
+    from safetensors import safe_open
+
+    from vllm_pard.config import MAX_NUM_SPECULATIVE_TOKENS
+    from vllm_pard.demo import demo_path
+    from vllm_pard.serving.watch import WatchLimits
+
+    def millions(part: str) -> str:
+        with safe_open(demo_path(part) / "model.safetensors", framework="pt") as weights:
+            return f"{sum(weights.get_tensor(name).numel() for name in weights.keys()) / 1e6:.1f}M"  # noqa: SIM118
+
+    limits = WatchLimits()
+    for document, sentence in (
+        (README, f"a toy of {millions('target')} and {millions('draft')} parameters"),
+        (GUIDE, f"fewer than {limits.mean_acceptance_length} tokens a step come out of {limits.num_drafts:,} drafts"),
+        (GUIDE, f"K, 1 to {MAX_NUM_SPECULATIVE_TOKENS} |"),
+    ):
+        assert sentence in " ".join(document.split())
