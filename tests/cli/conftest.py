@@ -11,6 +11,12 @@ from vllm_pard.cli.app import app
 from vllm_pard.cli.engine import client as engine_client
 
 
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nobody's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture
 def run() -> Callable[..., Any]:
     """Run `vllm-pard` in this process."""

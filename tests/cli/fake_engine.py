@@ -31,7 +31,9 @@ def main() -> None:
     if behaviour == "crash-at-start":
         print("the last words", file=sys.stderr)
         sys.exit(3)
-    send(event="ready", vllm="0.0", device="fake", options=options, num_speculative_tokens=2 if speculative else 0)
+    k = speculative.get("num_speculative_tokens", 2) if speculative else 0
+    draft = speculative and speculative.get("model")
+    send(event="ready", vllm="0.0", device="fake", options=options, num_speculative_tokens=k, draft=draft)
     for line in sys.stdin:
         command = json.loads(line)
         if command["op"] == "stop":
@@ -52,13 +54,14 @@ def main() -> None:
                 send(event="costs", **COSTS | {"batch_size": len(command["prompts"])})
             if behaviour == "loses" and speculative and command["find_costs"]:
                 send(event="costs", **COSTS)
-                send(event="progress", num_tokens=30, seconds=0.1, stats=POOR)
+                send(event="progress", num_tokens=30, seconds=0.1, stats=POOR, batch_size=3)
         stats = POOR if behaviour in ("loses", "unmeasured") else ACCEPTED
         send(
             event="done",
             seconds=0.25 if speculative else 1.0,
             steps=steps(len(command["prompts"]), speculative, short=behaviour == "short-answers"),
             stats=stats if speculative else NOTHING,
+            batch_size=len(command["prompts"]),
         )
 
 

@@ -32,7 +32,7 @@ GOOD = AcceptanceStats(
 
 def measured(*costs: StepCosts, stats: AcceptanceStats = GOOD) -> Measured:
     verdicts = [judge(stats, costs, num_speculative_tokens=4, batch_size=cost.batch_size) for cost in costs]
-    return Measured(stats=stats, costs=list(costs), verdicts=verdicts)
+    return Measured(stats=stats, costs=list(costs), verdicts=verdicts, about={})
 
 
 def costs(batch_size: int, **step_ms: float) -> StepCosts:

@@ -17,6 +17,7 @@ from vllm_pard.cli.batch.batch import Batch
 from vllm_pard.cli.batch.prompt_room import too_long
 from vllm_pard.cli.batch.verdict import BatchVerdict
 from vllm_pard.cli.batch.vllm_engine import vllm_events
+from vllm_pard.cli.known_costs import cost_file, recall
 from vllm_pard.cli.progress import Progress
 from vllm_pard.files import OutputError, RecordWriter
 from vllm_pard.metrics import AcceptanceStats
@@ -120,7 +121,7 @@ class _Run:
             case "progress":
                 stats = AcceptanceStats(**event["stats"])
                 self._state.speed = _speed(event["num_tokens"], event["seconds"], stats)
-                self._warn(stats)
+                self._warn(stats, event["batch_size"])
             case "done":
                 self._end(event)
                 return
@@ -131,12 +132,12 @@ class _Run:
         for line in event["notes"]:
             self._progress.say(line, style="dim")
         if (k := event.get("num_speculative_tokens")) and self._batch.speculative:
-            self._verdict = BatchVerdict(
-                k, measure_command(self._batch.options["model"], self._batch.speculative.get("model"))
-            )
+            target, draft = self._batch.options["model"], self._batch.speculative.get("model")
+            known = recall(cost_file(target, event, self._batch.options))
+            self._verdict = BatchVerdict(k, measure_command(target, draft), known)
 
-    def _warn(self, stats: AcceptanceStats) -> None:
-        if self._verdict and (warning := self._verdict.warning(stats)):
+    def _warn(self, stats: AcceptanceStats, batch_size: int) -> None:
+        if self._verdict and (warning := self._verdict.warning(stats, batch_size)):
             self._progress.say(warning, style="yellow")
 
     def _end(self, event: dict[str, Any]) -> None:
@@ -145,7 +146,7 @@ class _Run:
         speed = _speed(self._num_tokens, event["seconds"], stats)
         self._progress.say(f"{self._num_tokens} tokens in {event['seconds']:.1f} s, {speed}")
         if self._verdict and stats.num_drafts:
-            self._progress.say(self._verdict.final(stats))
+            self._progress.say(self._verdict.final(stats, event["batch_size"]))
 
 
 def _speed(num_tokens: int, seconds: float, stats: AcceptanceStats) -> str:

@@ -43,7 +43,8 @@ class EngineMeter:
     def _so_far(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self._started
         stats = asdict(self._counts() - self._before)
-        return {"num_tokens": self._num_tokens, "seconds": seconds, "stats": stats}
+        batch_size = self._steps.usual_batch_size
+        return {"num_tokens": self._num_tokens, "seconds": seconds, "stats": stats, "batch_size": batch_size}
 
     def _counts(self) -> AcceptanceStats:
         return AcceptanceStats.from_vllm_metrics(self._engine.get_metrics())

@@ -70,6 +70,7 @@ def describe(engine: Any) -> dict[str, Any]:
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "max_model_len": config.model_config.max_model_len,
         "num_speculative_tokens": num_speculative_tokens(engine),
+        "draft": config.speculative_config and config.speculative_config.model,
     }
 
 

@@ -50,6 +50,11 @@ class StepWatch:
         enough = {size: ms[NUM_SKIPPED:] for size, ms in self._drafted_ms.items() if len(ms) > NUM_SKIPPED}
         return {size: (median(ms), len(ms)) for size, ms in enough.items()}
 
+    @property
+    def usual_batch_size(self) -> int:
+        """That of most steps; 0 before the first."""
+        return max(self._drafted_ms, key=lambda size: len(self._drafted_ms[size]), default=0)
+
     def close(self) -> None:
         """Hold no drafts back any more."""
         self._close_window()

@@ -60,6 +60,7 @@ class Measured:
     stats: AcceptanceStats  # with the largest K
     costs: list[StepCosts]
     verdicts: list[Verdict]  # of each of `costs`
+    about: dict[str, Any]  # what the engine with the largest K says of itself
 
 
 def measure(pair: Pair, *, verbose: bool = False) -> Measured:
@@ -85,7 +86,7 @@ def measure(pair: Pair, *, verbose: bool = False) -> Measured:
         for size, ms in sorted(runs.step_ms.items())
     ]
     verdicts = [judge(runs.stats, costs, num_speculative_tokens=k, batch_size=cost.batch_size) for cost in costs]
-    return Measured(stats=runs.stats, costs=costs, verdicts=verdicts)
+    return Measured(stats=runs.stats, costs=costs, verdicts=verdicts, about=runs.about)
 
 
 class _Runs:
@@ -96,6 +97,7 @@ class _Runs:
         self.step_ms: dict[int, dict[int, float]] = {size: {} for size in pair.batch_sizes}  # by batch size and K
         self.draft_ms: dict[int, float] = {}  # by batch size, with the full K
         self.stats = AcceptanceStats()  # with the full K
+        self.about: dict[str, Any] = {}
         self.in_words = ""
         self._num_parts = 0
 
@@ -108,7 +110,9 @@ class _Runs:
         what = f"vLLM {f'with K={k}' if k else 'without drafts'}"
         self._begin(f"starting {what}", progress)
         with EngineProcess(_engine_options(self._pair, k), verbose=verbose) as engine:
-            engine.wait_until_ready()
+            about = engine.wait_until_ready()
+            if k == self._pair.num_speculative_tokens:
+                self.about = about
             for size in self._pair.batch_sizes:
                 self._begin(f"{what}, {size} at a time", progress)
                 self._take(_run(engine, self._pair.prompts, size), size, k)

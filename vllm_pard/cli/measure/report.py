@@ -7,7 +7,9 @@ from typing import Any
 from vllm_pard.catalog import DEMO_MARKER, choose_draft
 from vllm_pard.checkpoint import load_config, load_tokenizer
 from vllm_pard.cli.finding import Finding
+from vllm_pard.cli.known_costs import cost_file, remember
 from vllm_pard.cli.measure.measure import PROMPTS, Measured, Pair, measure, recommended
+from vllm_pard.errors import PardError
 from vllm_pard.prompts import Prompt
 from vllm_pard.verdict import StepCosts
 
@@ -55,10 +57,15 @@ def default_prompts(target: str, config: dict[str, Any]) -> list[Prompt]:
 
 
 def judge_pair(pair: Pair, *, verbose: bool) -> Iterator[Finding]:
-    """Measure, and say what came of it."""
+    """Measure, keep the costs, and say what came of it."""
     from vllm_pard.serving.speculative_config import planned_runner
 
-    return findings(measure(pair, verbose=verbose), can_schedule=planned_runner() == "v2")
+    measured = measure(pair, verbose=verbose)
+    yield from findings(measured, can_schedule=planned_runner() == "v2")
+    try:
+        remember(cost_file(pair.target, measured.about, pair.options), measured.costs)
+    except (OSError, PardError) as error:
+        yield Finding("kept", "note", f"the step costs could not be kept for vllm-pard generate: {error}")
 
 
 def findings(measured: Measured, *, can_schedule: bool) -> Iterator[Finding]:
