@@ -12,6 +12,7 @@ from PIL import Image
 from vllm_pard.catalog import CATALOG
 from vllm_pard.config import UPSTREAM_FIELDS, PardConfig
 
+RESULTS = ROOT / "benchmarks" / "results"
 README, GUIDE = ((ROOT / name).read_text() for name in DOCUMENTS)
 
 
@@ -24,10 +25,10 @@ def test_numbers_are_those_of_the_result_files() -> None:
 
 
 def test_the_picture_shows_the_result_file() -> None:
-    path = ROOT / "benchmarks" / "results" / "speed_up.png"
+    path = RESULTS / "speed_up.png"
     with Image.open(path) as image:
         shown = json.loads(image.info["Data"])
-    result = json.loads((ROOT / "benchmarks" / "results" / "bench_cpu_float32.json").read_text())
+    result = json.loads((RESULTS / "bench_cpu_float32.json").read_text())
     measured = {(cell["method"], cell["concurrency"]): cell["speed_up"] for cell in result["results"]}
     baseline = {pair: speed_up for pair, speed_up in measured.items() if pair[0] == shown["baseline"]}
     assert set(baseline.values()) == {1}
@@ -124,3 +125,13 @@ def test_numbers_in_sentences_are_the_codes_own() -> None:
         (GUIDE, f"K, 1 to {MAX_NUM_SPECULATIVE_TOKENS} |"),
     ):
         assert sentence in " ".join(document.split())
+
+
+def test_exactness_in_bfloat16_is_what_was_measured() -> None:
+    (verification,) = json.loads((RESULTS / "verify_smollm2_cpu_bfloat16.json").read_text())["verification"]
+    control, text = verification["control"], " ".join((ROOT / "benchmarks" / "README.md").read_text().split())
+    gaps = [divergence["gap"] for divergence in control["divergences"]]
+    assert f"of {control['num_requests']} greedy answers" in text
+    assert f"{len(gaps)} change between {control['concurrency']} and {verification['concurrency']} requests" in text
+    assert f"at most {max(gaps)} nats apart" in text
+    assert f"at 4 at a time, all {verification['num_equal']} (`verify" in text
