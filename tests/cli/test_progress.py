@@ -69,3 +69,15 @@ def test_a_terminal_gets_a_bar_with_words_that_are_always_new(
     assert "a line above\n" in captured.err
     assert "0:00:0" in captured.err
     assert captured.out == ""
+
+
+def test_what_is_printed_beside_a_bar_stays_where_it_was_sent(
+    terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`vllm-pard generate ... > answers.txt` shows the bar and fills the file."""
+    with Progress(1, lambda: "words") as shown:
+        shown.show(0)
+        print("an answer")
+    captured = capsys.readouterr()
+    assert captured.out == "an answer\n"
+    assert "words" in captured.err

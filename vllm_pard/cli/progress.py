@@ -22,7 +22,11 @@ class Progress:
         self._console = Console(file=sys.stderr, highlight=False)
         columns = (SpinnerColumn(), _Words(words), BarColumn(), TimeElapsedColumn())
         is_terminal = self._console.is_terminal
-        self._bar = Bar(*columns, console=self._console, transient=True, disable=not is_terminal)
+        # What is printed meanwhile goes above the bar on a terminal, and into a file where stdout is one.
+        to_terminal = sys.stdout.isatty()
+        self._bar = Bar(
+            *columns, console=self._console, transient=True, disable=not is_terminal, redirect_stdout=to_terminal
+        )
         self._task = self._bar.add_task("", total=total)
         self._begun, self._ended = threading.Event(), threading.Event()
         self._teller = None if is_terminal else threading.Thread(target=self._tell, daemon=True)
