@@ -59,6 +59,13 @@ def test_costs_are_those_of_the_engine() -> None:
     assert engine.num_plain == NUM_PLAIN + 1, "the step after a window has no drafts yet"
 
 
+def test_steps_of_other_batch_sizes_do_not_count_as_drafting_of_this_one() -> None:
+    three, two = {"a", "b", "c"}, {"a", "b"}
+    _, [costs] = run(FakeEngine(), [three, three, two] * 6 + [two] * 30)
+    assert costs["batch_size"] == 2
+    assert costs["draft_ms"] == pytest.approx(4.0)
+
+
 def test_steps_that_read_prompts_are_left_out() -> None:
     engine = FakeEngine()
     watch = StepWatch(None, engine.clock)

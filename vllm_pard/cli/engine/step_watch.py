@@ -26,15 +26,18 @@ class StepWatch:
         self._hold, self._clock = hold, clock
         self._last, self._requests = clock(), frozenset[str]()
         self._drafted_ms: dict[int, list[float]] = defaultdict(list)  # by batch size
-        self._drafting: dict[int, float] = {}  # seconds of drafting when the first steps of a batch size were over
+        # Seconds of drafting, and steps of all kinds, when the first steps of a batch size were over.
+        self._drafting: dict[int, tuple[float, int]] = {}
         self._draft_ms: dict[int, float] = {}
         self._opens_at: dict[int, int] = {}  # drafted steps of a batch size before the next window
         self._measured: set[int] = set()
+        self._num_steps = 0
         self._window: _Window | None = None
 
     def after_step(self, requests: Set[str]) -> dict[str, Any] | None:
         """Take note of a step; costs of a batch size as soon as they are known, as `StepCosts` has them."""
         now = self._clock()
+        self._num_steps += 1
         milliseconds, self._last = 1000 * (now - self._last), now
         has_newcomers, self._requests = not requests <= self._requests, frozenset(requests)
         if has_newcomers or not requests:
@@ -69,19 +72,21 @@ class StepWatch:
             if seconds is None:
                 self._hold = None
                 return
-            self._drafting[batch_size] = seconds
+            self._drafting[batch_size] = seconds, self._num_steps
             self._opens_at[batch_size] = NUM_SKIPPED + NUM_DRAFTED
         elif batch_size in self._opens_at and len(steps) >= self._opens_at[batch_size]:
             self._open_window(batch_size)
 
     def _open_window(self, batch_size: int) -> None:
         assert self._hold is not None
-        seconds, num_steps = self._hold(True), len(self._drafted_ms[batch_size])
+        seconds = self._hold(True)
         assert seconds is not None
         if batch_size not in self._draft_ms:
-            drafting = seconds - self._drafting[batch_size]
-            self._draft_ms[batch_size] = 1000 * drafting / (num_steps - NUM_SKIPPED)
-        self._opens_at[batch_size] = num_steps + NUM_DRAFTED  # should this window be disturbed
+            seconds_before, num_steps_before = self._drafting[batch_size]
+            drafting, num_steps = seconds - seconds_before, self._num_steps - num_steps_before
+            self._draft_ms[batch_size] = 1000 * drafting / num_steps
+        # Should this window be disturbed:
+        self._opens_at[batch_size] = len(self._drafted_ms[batch_size]) + NUM_DRAFTED
         self._window = _Window(batch_size)
 
     def _continue(self, window: "_Window", batch_size: int, milliseconds: float) -> dict[str, Any] | None:
