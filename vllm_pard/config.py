@@ -33,6 +33,9 @@ UPSTREAM_FIELDS = frozenset(
     }
 )
 
+# Options of vLLM's command line that say one key of the speculative config.
+SPEC_FLAGS = {"--spec-method": "method", "--spec-model": "model", "--spec-tokens": "num_speculative_tokens"}
+
 # Known words that this version can't serve; each gets its reason instead of "unknown key".
 NOT_SERVED = {
     "tree": "tree verification",

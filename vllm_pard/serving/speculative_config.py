@@ -15,7 +15,7 @@ from vllm.platforms import current_platform
 
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import Loading, PardCheckpoint, check_tokenizers
-from vllm_pard.config import ConfigError, PardConfig, check_num_speculative_tokens
+from vllm_pard.config import SPEC_FLAGS, ConfigError, PardConfig, check_num_speculative_tokens
 from vllm_pard.serving import compat, hooks
 from vllm_pard.serving.draft.positions import extend_draft
 from vllm_pard.serving.option_checks import (
@@ -145,11 +145,8 @@ def planned_runner() -> Runner:
 
 def _with_spec_flags(engine_args: Any) -> dict[str, Any]:
     given = dict(engine_args.speculative_config or {})
-    for flag, key, value in (
-        ("--spec-method", "method", getattr(engine_args, "spec_method", None)),
-        ("--spec-model", "model", getattr(engine_args, "spec_model", None)),
-        ("--spec-tokens", "num_speculative_tokens", getattr(engine_args, "spec_tokens", None)),
-    ):
+    for flag, key in SPEC_FLAGS.items():
+        value = getattr(engine_args, flag.removeprefix("--").replace("-", "_"), None)
         if value is None:
             continue
         if key in given:
