@@ -1,0 +1,98 @@
+"""Packed documents into the rows of a batch, on the data loader's side, so that the model's side waits for nothing.
+
+B packs · L tokens of a pack · N = B * L · R rows · T labelled rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vllm_pard.training.config import CodConfig
+from vllm_pard.training.row_losses import chunks_of
+from vllm_pard.training.rows import IGNORED, PADDING, Rows, build_rows, chain_lengths, trained_run_lengths
+
+__all__ = ["Collator"]
+
+LOGITS_AT_ONCE = 1 << 26  # logits of a chunk, in elements: 256 MiB in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collator:
+    """Lays out a batch. What a pack trains depends on the seed and its draw, not on the batch that it comes in.
+
+    Args:
+        cod: depths and retention.
+        seed: of the order of the anchors and of the documents without features.
+        feature_dropout: share of the documents without features; None: nothing is said of features.
+        vocabulary: int64, ascending, the ids that are trained; None: all. A row whose label, or the label of a
+            shallower row of its chain, is not among them is left out: no draft gets that far.
+        vocab_size: V, how many ids are trained.
+        multiple: R is a multiple of this.
+    """
+
+    cod: CodConfig
+    seed: int
+    vocab_size: int
+    feature_dropout: float | None = None
+    vocabulary: Tensor | None = None
+    multiple: int = 1
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Items of `PackedDataset` -> the arguments of `ParallelDraft.forward` but what the target says."""
+        tokens = torch.cat([item["tokens"] for item in items])  # [N]
+        documents = _numbered([item["documents"] for item in items])
+        packs = torch.arange(len(items)).repeat_interleave(torch.tensor([len(item["tokens"]) for item in items]))
+        is_trained = torch.cat([item["is_trained"] for item in items])
+        if self.vocabulary is not None:
+            is_trained = is_trained & torch.isin(tokens, self.vocabulary)
+        generators = [self._generator(item["draw"]) for item in items]
+        lengths = chain_lengths(trained_run_lengths(documents, is_trained), packs, self.cod, generators)
+        rows = build_rows(tokens, documents, lengths, multiple=self.multiple)
+        batch: dict[str, Any] = {"rows": asdict(rows), "tokens": tokens, **self._labels(rows)}
+        if self.feature_dropout is not None:
+            keeps = [
+                _keeps_features(documents[packs == pack], self.feature_dropout, generator)
+                for pack, generator in enumerate(generators)
+            ]
+            batch["keeps_features"] = torch.cat(keeps)
+        return batch
+
+    def _generator(self, draw: int) -> torch.Generator:
+        """Unlike seeds that differ in few bits give unlike numbers only after mixing, which torch leaves to us."""
+        mixed = (self.seed * 0x9E3779B97F4A7C15 + draw * 0xD1B54A32D192ED03) & (2**63 - 1)
+        return torch.Generator().manual_seed(mixed)
+
+    def _labels(self, rows: Rows) -> dict[str, Any]:
+        """The labelled rows by the position that they predict, so that a chunk needs few rows of the teacher."""
+        is_labelled = rows.labels != IGNORED
+        teacher_rows = torch.where(is_labelled, rows.anchors + rows.depths, len(rows.labels))
+        labelled = teacher_rows.argsort(stable=True)[: int(is_labelled.sum())]  # [T]
+        labels = rows.labels[labelled]
+        if self.vocabulary is not None:
+            labels = torch.searchsorted(self.vocabulary, labels)
+        chunk_size = max(1, LOGITS_AT_ONCE // self.vocab_size)
+        return {
+            "labelled": labelled,
+            "labels": labels,
+            "chunks": chunks_of(teacher_rows[labelled].tolist(), chunk_size),
+        }
+
+
+def _keeps_features(documents: Tensor, dropout: float, generator: torch.Generator) -> Tensor:
+    """Whole documents of a pack lose their features (dual mode, PARD-2, section 3.4). bool, like `documents`"""
+    kept = torch.rand(int(documents.max()) + 2, generator=generator) >= dropout  # the first stands for padding
+    return kept[documents + 1]
+
+
+def _numbered(documents: Sequence[Tensor]) -> Tensor:
+    """One number for each document of a batch; padding stays padding. [N]"""
+    parts, first = [], 0
+    for numbers in documents:
+        parts.append(torch.where(numbers == PADDING, PADDING, numbers + first))
+        first += int(numbers.max()) + 1
+    return torch.cat(parts)

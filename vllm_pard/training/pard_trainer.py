@@ -1,0 +1,171 @@
+"""Transformers' Trainer over COD rows: its loop, its processes and its checkpoints; our batches, loss and selection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler, SequentialSampler
+from transformers import Trainer, TrainerControl, TrainingArguments
+
+from vllm_pard.errors import PardError
+from vllm_pard.training.collator import Collator
+from vllm_pard.training.held_out import HeldOut
+from vllm_pard.training.parallel_draft import ParallelDraft
+from vllm_pard.training.rows import Rows
+from vllm_pard.training.target import Target, TargetOutput
+
+__all__ = ["PardTrainer", "TrainingError"]
+
+
+class TrainingError(PardError):
+    """Training can't go on; what was saved before stays."""
+
+
+class PardTrainer(Trainer):
+    """Trains a `ParallelDraft` on packs; `evaluate` gives acceptance on held-out answers.
+
+    Args:
+        draft: the model.
+        arguments: of Transformers; the learning rate, the batch size and so on.
+        packs: a PackedDataset or a stream of the same items, in the order in which they are to be trained.
+        collator: lays out a batch.
+        held_out: for the evaluation; None: there is none.
+        target: None where neither the loss nor the draft reads one.
+        save_draft: writes a checkpoint that engines read: (folder, weights, is_final).
+        load_draft: reads its weights back: (folder) -> weights.
+    """
+
+    def __init__(
+        self,
+        draft: ParallelDraft,
+        arguments: TrainingArguments,
+        *,
+        packs: Dataset[dict[str, Any]],
+        collator: Collator,
+        save_draft: Callable[[Path, dict[str, Tensor], bool], None],
+        load_draft: Callable[[Path], dict[str, Tensor]],
+        held_out: HeldOut | None = None,
+        target: Target | None = None,
+    ) -> None:
+        super().__init__(
+            model=draft,
+            args=arguments,
+            train_dataset=packs,
+            eval_dataset=None if held_out is None else held_out.packs,
+            data_collator=collator,
+        )
+        self.held_out, self.target = held_out, target
+        self._save_draft, self._load_draft = save_draft, load_draft
+        self._pace = _Pace()
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The weighted mean over the rows of all processes: two processes learn what one with both batches would."""
+        outputs = model(**inputs, target=self._read_target(inputs))
+        weight = self.accelerator.reduce(outputs["weight"].detach(), reduction="sum")
+        # Gradients are averaged over the processes, so the share of each is multiplied by their number.
+        loss = outputs["loss"] * self.accelerator.num_processes / weight.clamp(min=1e-6)
+        self._pace.count(inputs["tokens"], inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """A loss that is no number stops the run before it reaches the weights."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss must stay finite; it is {loss.item()} in step {self.state.global_step + 1}: lower "
+                "trainer.learning_rate, or look for broken samples; the last checkpoint is whole"
+            )
+        return loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Acceptance on the held-out answers, as a draft with the target's features and, if it has any, without."""
+        if self.held_out is None:
+            raise TrainingError("there are no held-out documents to evaluate on: set evaluation.num_documents")
+        started = time.monotonic()
+        self.model.eval()
+        metrics: dict[str, float] = {}
+        for suffix, reads_features in self._modes():
+            result = self.held_out.measure(lambda inputs: self._predict(inputs, reads_features), self.accelerator)  # noqa: B023
+            metrics[f"acceptance_length{suffix}"] = result.replayed.mean_acceptance_length
+            metrics[f"acceptance_length_everywhere{suffix}"] = result.everywhere.mean_acceptance_length
+            metrics[f"accuracy{suffix}"] = result.num_matches / max(result.num_labels, 1)
+        metrics = {f"{metric_key_prefix}_{name}": round(value, 4) for name, value in metrics.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - started, 1)
+        self._pace.pause(time.monotonic() - started)
+        self.log(metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= self._pace.since_last(self.accelerator)
+        super().log(logs, start_time)
+
+    def _modes(self) -> list[tuple[str, bool]]:
+        return [("", False)] if self.target is None or not self.target.layers else [("", True), ("_independent", False)]
+
+    def _predict(self, inputs: dict[str, Any], reads_features: bool) -> Tensor:
+        inputs = self._prepare_inputs(inputs)
+        target = self._read_target(inputs) if reads_features else None
+        with self.compute_loss_context_manager():
+            predictions: Tensor = self.model_wrapped(**inputs, target=target, predicts=True)["predictions"]
+        return predictions
+
+    def _read_target(self, inputs: dict[str, Any]) -> TargetOutput | None:
+        return None if self.target is None else self.target(Rows(**inputs["rows"]), inputs["tokens"])
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """The packs are in their order already, so that a run that is resumed needs no state of a sampler."""
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        weights = self.model.state_dict() if state_dict is None else state_dict
+        self._save_draft(folder, weights, folder == Path(self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.model.load_state_dict(self._load_draft(Path(resume_from_checkpoint)), strict=False)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self.model.load_state_dict(self._load_draft(Path(str(self.state.best_model_checkpoint))), strict=False)
+
+
+class _Pace:
+    """Tokens and rows per second, evaluations left out."""
+
+    def __init__(self) -> None:
+        self._num_tokens = self._num_rows = 0
+        self._started = time.monotonic()
+
+    def count(self, tokens: Tensor, labels: Tensor) -> None:
+        self._num_tokens += len(tokens)
+        self._num_rows += len(labels)
+
+    def pause(self, seconds: float) -> None:
+        self._started += seconds
+
+    def since_last(self, accelerator: Any) -> dict[str, float]:
+        counts = torch.tensor([self._num_tokens, self._num_rows], device=accelerator.device)
+        num_tokens, num_rows = accelerator.reduce(counts, reduction="sum").tolist()
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        self.__init__()  # type: ignore[misc]
+        return {"tokens_per_second": round(num_tokens / seconds), "rows_per_second": round(num_rows / seconds)}

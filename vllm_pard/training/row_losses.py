@@ -1,0 +1,107 @@
+"""Losses of many rows over a large vocabulary, without their logits in memory.
+
+Logits exist for a chunk of rows at a time, and are computed again on the way back. Rows are sorted by the position that
+they predict, so a chunk's rows share few positions: the teacher's logits are computed once for each.
+
+C rows of a chunk · T labelled rows · N tokens · H hidden size · V vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vllm_pard.training.losses import cross_entropy, forward_kl, likelihood_of_acceptance, total_variation
+
+__all__ = ["Chunk", "Head", "chunks_of", "predictions", "row_losses"]
+
+DISTILLATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "kl": forward_kl,
+    "tv": total_variation,
+    "lk": likelihood_of_acceptance,
+}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows `start` to `stop` of the sorted rows, which predict what follows the tokens `first` to `last`."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Head:
+    """Final hidden states and the matrix that makes logits of them."""
+
+    hidden: Tensor  # [T, H] for the draft; [N, H] for the target
+    weight: Tensor  # [V, H]; only the rows of the vocabulary that is trained
+    bias: Tensor | None = None  # [V]
+
+    def logits(self, rows: slice) -> Tensor:
+        return F.linear(self.hidden[rows].to(self.weight.dtype), self.weight, self.bias)
+
+
+def chunks_of(teacher_rows: Sequence[int], chunk_size: int) -> list[Chunk]:
+    """Cut rows, sorted by their teacher row (the token whose successor they predict), into chunks of `chunk_size`."""
+    ends = [(start, min(start + chunk_size, len(teacher_rows))) for start in range(0, len(teacher_rows), chunk_size)]
+    return [Chunk(start, stop, teacher_rows[start], teacher_rows[stop - 1] + 1) for start, stop in ends]
+
+
+def row_losses(
+    draft: Head,
+    labels: Tensor,
+    chunks: Sequence[Chunk],
+    *,
+    teacher: Head | None = None,
+    teacher_rows: Tensor,
+    kinds: Sequence[str],
+) -> dict[str, Tensor]:
+    """Cross-entropy ("ce") and the distillation losses in `kinds`, each float32 [T].
+
+    No tensor of T x V or N x V elements exists at any time, forward or backward.
+
+    Args:
+        draft: hidden states [T, H] of the labelled rows, sorted by teacher row.
+        labels: int64 [T], indices into the trained vocabulary.
+        chunks: of `chunks_of`; a single one is not computed twice.
+        teacher: the target's states [N, H] and head, over the same vocabulary; needed by all kinds but "ce".
+        teacher_rows: int64 [T]: anchor + depth.
+        kinds: of "ce", "kl", "tv", "lk".
+    """
+
+    def losses_of(chunk: Chunk, hidden: Tensor) -> tuple[Tensor, ...]:
+        rows = slice(chunk.start, chunk.stop)
+        logits = Head(hidden, draft.weight, draft.bias).logits(slice(None))  # [C, V]
+        losses = [cross_entropy(logits, labels[rows])]
+        if teacher is not None:
+            with torch.no_grad():
+                seen = teacher.logits(slice(chunk.first, chunk.last))
+                teacher_logits = seen[teacher_rows[rows] - chunk.first]  # [C, V]
+            losses += [DISTILLATION[kind](logits, teacher_logits) for kind in kinds if kind != "ce"]
+        return tuple(losses)
+
+    def run(chunk: Chunk) -> tuple[Tensor, ...]:
+        hidden = draft.hidden[chunk.start : chunk.stop]
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            return losses_of(chunk, hidden)
+        return checkpoint(losses_of, chunk, hidden, use_reentrant=False)  # type: ignore[no-any-return]
+
+    names = ["ce", *(kind for kind in kinds if kind != "ce")]
+    # Of a batch without a label there is nothing to learn, but its gradients are still waited for by other processes.
+    nothing = draft.hidden.sum(dim=1).float()[:0]
+    parts = [run(chunk) for chunk in chunks] or [(nothing,) * len(names)]
+    return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
+
+
+def predictions(draft: Head, chunks: Sequence[Chunk]) -> Tensor:
+    """The most likely id of each row, an index into the trained vocabulary. int64 [T]"""
+    found = [draft.logits(slice(chunk.start, chunk.stop)).argmax(dim=-1) for chunk in chunks]
+    return torch.cat([draft.hidden.new_zeros(0, dtype=torch.int64), *found])
