@@ -28,10 +28,14 @@ class Drafts(NamedTuple):
 Drafter = Callable[[Requests, Sampler], Drafts]
 
 
-def check_method(method: Method, *, has_draft: bool, num_speculative_tokens: int, compiled: bool) -> None:
+def check_method(
+    method: Method, *, has_draft: bool, has_target_proj: bool, num_speculative_tokens: int, compiled: bool
+) -> None:
     """Raise GenerationError if there is no such method, or something that it needs is not there."""
     if method not in get_args(Method):
         raise GenerationError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+    if has_target_proj and method != "pard2":
+        raise GenerationError(f"target_proj is for method 'pard2'; got {method!r}")
     if method == "ar" and compiled:
         raise GenerationError("method 'ar' is never compiled: leave `compiled` out, or use 'ar+'")
     if method in ("ar", "ar+"):

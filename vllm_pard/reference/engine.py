@@ -55,14 +55,18 @@ class ReferenceEngine:
         compiled: bool = False,
     ) -> None:
         check_method(
-            method, has_draft=draft is not None, num_speculative_tokens=num_speculative_tokens, compiled=compiled
+            method,
+            has_draft=draft is not None,
+            has_target_proj=target_proj is not None,
+            num_speculative_tokens=num_speculative_tokens,
+            compiled=compiled,
         )
         if method in ("ar", "ar+"):
             draft, num_speculative_tokens = None, 0
         compiled = compiled or method == "ar+"
         num_positions = max_length + num_speculative_tokens  # the last step may draft past the end of an answer
         self.features = None
-        if draft is not None and method == "pard2" and target_proj is not None:
+        if draft is not None and target_proj is not None:
             check_target_proj(target_proj, target, draft)
             self.features = Features(target_proj, draft=draft, batch_size=batch_size, max_length=num_positions)
         self.target = CachedModel(target, max_length=num_positions, compiled=compiled, features=self.features)
