@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.draft_vocab_file import DraftVocabError, read_draft_vocab
+from vllm_pard.draft_vocab_file import DraftVocabError, coverage, most_frequent, read_draft_vocab
+
+TEXTS = [[5, 5, 5, 2], [7, 2, 9, 1]]  # 5 three times, 2 twice, 1, 7 and 9 once
 
 
 def test_read(tmp_path: Path) -> None:
@@ -44,3 +46,23 @@ def test_unreadable(tmp_path: Path) -> None:
     path.write_text("[1,")
     with pytest.raises(DraftVocabError, match="is not valid JSON: "):
         read_draft_vocab(str(path))
+
+
+@pytest.mark.parametrize(
+    ("size", "always", "token_ids"),
+    [
+        (1, [], [5]),
+        (3, [], [1, 2, 5]),
+        (2, [30], [5, 30]),
+        (1, [30, 40], [30, 40]),
+        (3, [5], [1, 2, 5]),
+        (99, [], [1, 2, 5, 7, 9]),
+    ],
+)
+def test_most_frequent(size: int, always: list[int], token_ids: list[int]) -> None:
+    assert most_frequent(TEXTS, size, always=always) == token_ids
+
+
+def test_coverage() -> None:
+    assert coverage(TEXTS, [5, 2, 30]) == 5 / 8
+    assert coverage([], [5]) == 0

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vllm_pard.errors import PardError, first_sentence
+from vllm_pard.config_values import CheckpointError as CheckpointError
+from vllm_pard.config_values import is_int, positive_int
+from vllm_pard.errors import first_sentence
+from vllm_pard.pard2 import FeatureConfig, is_pard2, read_features
 
 # Any one of these makes a folder ship a tokenizer; PARD-2 drafts were first published without.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
-
-
-class CheckpointError(PardError):
-    """A checkpoint can't be read, or is not a PARD draft."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +24,11 @@ class PardCheckpoint:
     vocab_size: int
     mask_token_id: int
     num_speculative_tokens: int | None  # K it was trained for, where the config says so
-    format: Literal["pard", "pard2"]  # "pard2" is served target-independent
+    features: FeatureConfig | None  # of the target, for a PARD-2 draft
+
+    @property
+    def format(self) -> Literal["pard", "pard2"]:
+        return "pard" if self.features is None else "pard2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,16 +50,15 @@ DEFAULT_LOADING = Loading()
 def read_checkpoint(model: str, config: Mapping[str, Any], *, mask_token_id: int | None = None) -> PardCheckpoint:
     """Check the config of the draft `model`; a given `mask_token_id` beats the config's."""
     _check_architecture(model, config)
-    vocab_size = _positive_int(model, config, "vocab_size")
+    vocab_size = positive_int(model, config, "vocab_size")
     if vocab_size is None:
         raise CheckpointError(f"the draft {model!r} needs a vocab_size in its config.json; there is none")
-    is_pard2 = config.get("spd_type") == "pard2" or config.get("pard2") is True
     return PardCheckpoint(
         path=model,
         vocab_size=vocab_size,
         mask_token_id=_mask_token_id(model, config, mask_token_id, vocab_size),
-        num_speculative_tokens=_positive_int(model, config, "num_speculative_tokens_trained"),
-        format="pard2" if is_pard2 else "pard",
+        num_speculative_tokens=positive_int(model, config, "num_speculative_tokens_trained"),
+        features=read_features(model, config) if is_pard2(config) else None,
     )
 
 
@@ -171,7 +173,7 @@ def _mask_token_id(model: str, config: Mapping[str, Any], given: int | None, voc
     for source, value in candidates.items():
         if value is None:
             continue
-        if not _is_int(value) or not 0 <= value < vocab_size:
+        if not is_int(value) or not 0 <= value < vocab_size:
             raise CheckpointError(
                 f"the mask token of {model!r} must be a token id from 0 to {vocab_size - 1}; {source} is {value!r}"
             )
@@ -181,19 +183,6 @@ def _mask_token_id(model: str, config: Mapping[str, Any], given: int | None, voc
         'use a PARD draft, or, if you know it, give "mask_token_id" in the speculative config (vllm-pard generate: '
         "--speculative-config '{\"mask_token_id\": ID}', vllm-pard doctor: --mask-token-id ID)"
     )
-
-
-def _positive_int(model: str, config: Mapping[str, Any], key: str) -> int | None:
-    value = config.get(key)
-    if value is None:
-        return None
-    if not _is_int(value) or value < 1:
-        raise CheckpointError(f"{key} in the config.json of {model!r} must be a whole number above 0; got {value!r}")
-    return int(value)
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _load_local_config(folder: Path) -> dict[str, Any]:

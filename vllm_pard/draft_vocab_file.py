@@ -6,6 +6,7 @@ make a draft step cheaper; a token that is left out is never drafted, so accepta
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from vllm_pard.errors import PardError
@@ -48,3 +49,23 @@ def read_draft_vocab(path: str, vocab_size: int | None = None) -> list[int]:
             "tokens only: make it with this draft's tokenizer (vllm-pard vocabulary)"
         )
     return sorted(token_ids)
+
+
+def most_frequent(texts: Iterable[list[int]], size: int, *, always: Iterable[int] = ()) -> list[int]:
+    """The `size` most frequent ids of tokenized texts, `always` among them, in ascending order.
+
+    Of equally frequent ids the smallest stay. There are fewer than `size` if the texts have fewer.
+    """
+    counts = Counter(token_id for text in texts for token_id in text)
+    kept = set(always)
+    for token_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        if len(kept) >= size:
+            break
+        kept.add(token_id)
+    return sorted(kept)
+
+
+def coverage(texts: Iterable[list[int]], token_ids: Iterable[int]) -> float:
+    """The share of the texts' tokens that are in the vocabulary, from 0 to 1."""
+    kept, known = set(token_ids), [token_id for text in texts for token_id in text]
+    return sum(token_id in kept for token_id in known) / max(len(known), 1)

@@ -6,33 +6,11 @@ from typing import Any
 
 import pytest
 
-from vllm_pard.cli.frequent_tokens import coverage, most_frequent
 from vllm_pard.demo import demo_path
 from vllm_pard.draft_vocab_file import read_draft_vocab
 
 Run = Callable[..., Any]
 TARGET = str(demo_path("target"))
-TEXTS = [[5, 5, 5, 2], [7, 2, 9, 1]]  # 5 three times, 2 twice, 1, 7 and 9 once
-
-
-@pytest.mark.parametrize(
-    ("size", "always", "token_ids"),
-    [
-        (1, [], [5]),
-        (3, [], [1, 2, 5]),
-        (2, [30], [5, 30]),
-        (1, [30, 40], [30, 40]),
-        (3, [5], [1, 2, 5]),
-        (99, [], [1, 2, 5, 7, 9]),
-    ],
-)
-def test_most_frequent(size: int, always: list[int], token_ids: list[int]) -> None:
-    assert most_frequent(TEXTS, size, always=always) == token_ids
-
-
-def test_coverage() -> None:
-    assert coverage(TEXTS, [5, 2, 30]) == 5 / 8
-    assert coverage([], [5]) == 0
 
 
 def tokenize(text: str) -> list[int]:

@@ -5,7 +5,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vllm_pard.pard2 import FeatureConfig
 from vllm_pard.reference.engine import Generation, generate
+from vllm_pard.target_proj import TargetProj
 
 # Few tokens, so that random models agree by chance and every acceptance length occurs.
 VOCAB_SIZE = 11
@@ -42,6 +44,24 @@ def slightly_off(model: LlamaForCausalLM) -> LlamaForCausalLM:
     return draft
 
 
+def random_target_proj(
+    target: LlamaForCausalLM,
+    draft: LlamaForCausalLM,
+    layers: tuple[int, ...] = (-1, -2),
+    *,
+    weight: float = 0.5,
+    has_bias: bool = False,
+) -> TargetProj:
+    """From random features of the target; with a `weight` of 0.5, they matter to the draft as much as its tokens."""
+    target_dim, hidden_size = len(layers) * target.config.hidden_size, draft.config.hidden_size
+    generator = torch.Generator().manual_seed(7)
+    features = FeatureConfig(
+        target_layers=layers, scale=0.7, target_dim=target_dim, has_bias=has_bias, target="org/target"
+    )
+    bias = torch.randn(hidden_size, generator=generator) if has_bias else None
+    return TargetProj(features, weight * torch.randn(hidden_size, target_dim, generator=generator), bias)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> None:
     torch.set_num_threads(1)
@@ -55,6 +75,11 @@ def tiny_llama() -> Callable[..., LlamaForCausalLM]:
 @pytest.fixture(scope="session")
 def as_draft() -> Callable[[LlamaForCausalLM], LlamaForCausalLM]:
     return slightly_off
+
+
+@pytest.fixture(scope="session")
+def target_proj_of() -> Callable[..., TargetProj]:
+    return random_target_proj
 
 
 @pytest.fixture(scope="session")

@@ -99,14 +99,12 @@ def test_what_is_left_behind_does_not_matter(
     )
     prefill, commit = engine.prefill, engine.commit
 
-    def poisoning_prefill(models: list[CachedModel], requests: Requests) -> None:
-        for model in models:
-            for i in range(4):
-                poison(model, i, 0)
-        prefill(models, requests)
+    def poisoning_prefill(model: CachedModel, requests: Requests, *features: None) -> None:
+        for i in range(4):
+            poison(model, i, 0)
+        prefill(model, requests, *features)
         for i, length in enumerate(requests.lengths.tolist()):
-            for model in models:
-                poison(model, i, length)
+            poison(model, i, length)
 
     def poisoning_commit(requests: Requests, *arguments: torch.Tensor) -> None:
         before = requests.lengths.tolist()

@@ -9,10 +9,12 @@ from transformers import LlamaForCausalLM
 
 from vllm_pard.reference import cache
 from vllm_pard.reference.engine import ReferenceEngine
+from vllm_pard.target_proj import TargetProj
 
 Prompts = list[list[int]]
 MakeLlama = Callable[..., LlamaForCausalLM]
 AsDraft = Callable[[LlamaForCausalLM], LlamaForCausalLM]
+MakeTargetProj = Callable[..., TargetProj]
 
 
 @pytest.fixture(autouse=True)
@@ -37,9 +39,12 @@ def check_compiled(reference: ReferenceEngine, eager: ReferenceEngine, prompts: 
     assert reference.target.cache.slots is None  # it would be memory of a CUDA graph
 
 
-def engines(method: Any, target: Any, draft: Any) -> tuple[ReferenceEngine, ReferenceEngine]:
+def engines(
+    method: Any, target: Any, draft: Any, target_proj: TargetProj | None = None
+) -> tuple[ReferenceEngine, ReferenceEngine]:
     """Compiled, and not."""
-    options = {"num_speculative_tokens": 3, "mask_token_id": 10, "batch_size": 3, "max_length": 40}
+    options: dict[str, Any] = {"num_speculative_tokens": 3, "mask_token_id": 10, "batch_size": 3, "max_length": 40}
+    options["target_proj"] = target_proj
     if method == "ar+":
         compiled = ReferenceEngine(target, method="ar+", batch_size=3, max_length=40)
         eager = ReferenceEngine(target, method="ar+", batch_size=3, max_length=40)
@@ -51,19 +56,29 @@ def engines(method: Any, target: Any, draft: Any) -> tuple[ReferenceEngine, Refe
     )
 
 
-def test_compiled_is_eager(tiny_llama: MakeLlama, as_draft: AsDraft, prompts: Prompts) -> None:
+@pytest.mark.parametrize("method", ["pard", "pard2"])
+def test_compiled_is_eager(
+    method: str, tiny_llama: MakeLlama, as_draft: AsDraft, target_proj_of: MakeTargetProj, prompts: Prompts
+) -> None:
     target = tiny_llama(seed=0, num_hidden_layers=1)
-    check_compiled(*engines("pard", target, as_draft(target)), prompts)
+    draft = as_draft(target)
+    target_proj = target_proj_of(target, draft) if method == "pard2" else None
+    check_compiled(*engines(method, target, draft, target_proj), prompts)
 
 
 @pytest.mark.usefixtures("traced_only")
-@pytest.mark.parametrize("method", ["ar+", "vsd", "pard"])
+@pytest.mark.parametrize("method", ["ar+", "vsd", "pard", "pard2"])
 def test_each_shape_is_traced_once(
-    method: str, target: LlamaForCausalLM, draft: LlamaForCausalLM, prompts: Prompts
+    method: str,
+    target: LlamaForCausalLM,
+    draft: LlamaForCausalLM,
+    target_proj_of: MakeTargetProj,
+    prompts: Prompts,
 ) -> None:
     torch._dynamo.utils.counters.clear()
-    check_compiled(*engines(method, target, draft), prompts)
-    num_shapes = {"ar+": 1, "vsd": 3, "pard": 2}[method]  # the first draft row of VSD comes with another
+    target_proj = target_proj_of(target, draft) if method == "pard2" else None
+    check_compiled(*engines(method, target, draft, target_proj), prompts)
+    num_shapes = {"ar+": 1, "vsd": 3, "pard": 2, "pard2": 2}[method]  # the first draft row of VSD comes with another
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == num_shapes
 
 

@@ -27,7 +27,7 @@ Run = Callable[..., list[Generation]]
         ({"mask_token_id": 11}, "needs a mask_token_id from 0 to 10; got 11"),
         ({"draft": None}, "'pard' needs a draft model"),
         ({"draft": None, "method": "vsd"}, "'vsd' needs a draft model"),
-        ({"method": "eagle"}, r"method must be one of ar, ar\+, vsd, pard; got 'eagle'"),
+        ({"method": "eagle"}, r"method must be one of ar, ar\+, vsd, pard, pard2; got 'eagle'"),
     ],
 )
 def test_bad_requests(changes: dict[str, Any], message: str, run: Run) -> None:

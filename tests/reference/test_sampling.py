@@ -12,6 +12,7 @@ from vllm_pard.reference import engine
 from vllm_pard.reference.drafters import Drafts
 from vllm_pard.reference.engine import Generation, ReferenceEngine, generate
 from vllm_pard.reference.sampling import Sampler
+from vllm_pard.target_proj import TargetProj
 
 MakeLlama = Callable[..., LlamaForCausalLM]
 
@@ -78,6 +79,7 @@ def token_ids(generations: list[Generation]) -> list[list[int]]:
         ("pard", 5, {"num_speculative_tokens": 5}),
         ("pard", 4, {}),
         ("pard", 7, {"mask_token_id": 6}),
+        ("pard2", 5, {}),
     ],
 )
 def test_samples_follow_the_target(
@@ -86,12 +88,15 @@ def test_samples_follow_the_target(
     changes: dict[str, Any],
     small: LlamaForCausalLM,
     tiny_llama: MakeLlama,
+    target_proj_of: Callable[..., TargetProj],
     answer_probs: torch.Tensor,
 ) -> None:
     draft = tiny_llama(seed=8, vocab_size=draft_vocab_size)
+    if method == "pard2":
+        changes = changes | {"target_proj": target_proj_of(small, draft)}
     generations = sample(small, draft, method, **changes)
     assert chi_square(token_ids(generations), answer_probs) < 1
-    if method in ("vsd", "pard"):
+    if method in ("vsd", "pard", "pard2"):
         stats = sum((generation.stats for generation in generations), start=AcceptanceStats())
         assert 0.1 < stats.acceptance_rate < 0.9
 

@@ -128,7 +128,7 @@ def assert_cache_holds(model: CachedModel, i: int, tokens: list[int]) -> None:
 def test_parallel_rows_are_those_of_one_forward(draft: LlamaForCausalLM) -> None:
     cached = CachedModel(draft, max_length=40, compiled=False)
     requests = make_requests(TOKENS[:4], TOKENS[:1])
-    engine.prefill([cached], requests)
+    engine.prefill(cached, requests)
     for kept in ([], [5], [7, 3, 1, 2, 6, 4], [9, 9]):  # 5 draft tokens: up to 6 are kept
         if kept:
             requests.append(torch.tensor([kept, kept[::-1]]), torch.tensor([len(kept), max(1, len(kept) - 1)]))
@@ -144,7 +144,7 @@ def test_more_masks_leave_earlier_drafts_alone(draft: LlamaForCausalLM) -> None:
     for num_speculative_tokens in range(1, 10):
         cached = CachedModel(draft, max_length=40, compiled=False)
         requests = make_requests(TOKENS)
-        engine.prefill([cached], requests)
+        engine.prefill(cached, requests)
         rows.append(parallel_logits(cached, requests, num_speculative_tokens, MASK_TOKEN_ID)[0])
     for num_speculative_tokens, logits in enumerate(rows, start=1):
         assert logits.shape[0] == num_speculative_tokens
@@ -155,7 +155,7 @@ def test_more_masks_leave_earlier_drafts_alone(draft: LlamaForCausalLM) -> None:
 def test_autoregressive_drafts_are_the_drafts_own_greedy_tokens(draft: LlamaForCausalLM, run: Run) -> None:
     cached = CachedModel(draft, max_length=40, compiled=False)
     requests = make_requests(TOKENS, TOKENS[:3])
-    engine.prefill([cached], requests)
+    engine.prefill(cached, requests)
     drafts = draft_one_by_one(cached, requests, GREEDY, 6, 11)
     plain = run([TOKENS, TOKENS[:3]], target=draft, method="ar", max_new_tokens=6)
     assert drafts.token_ids.tolist() == [generation.token_ids for generation in plain]

@@ -2,8 +2,7 @@
 
 import json
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from vllm_pard.catalog import target_folder
 from vllm_pard.checkpoint import check_exists, load_tokenizer
 from vllm_pard.cli.arguments import TARGET_HELP
-from vllm_pard.draft_vocab_file import DraftVocabError, write_draft_vocab
+from vllm_pard.draft_vocab_file import DraftVocabError, coverage, most_frequent, write_draft_vocab
 from vllm_pard.files import check_writable, read_text
 
 # What answers are called in JSON lines; the first is what `vllm-pard generate` writes.
@@ -47,26 +46,6 @@ def vocabulary(
             file=sys.stderr,
         )
     print(f"{len(token_ids)} of {len(tokenizer)} tokens, {coverage(tokenized, token_ids):.2%} of the text: {output}")
-
-
-def most_frequent(texts: Iterable[list[int]], size: int, *, always: Iterable[int] = ()) -> list[int]:
-    """The `size` most frequent ids of tokenized texts, `always` among them, in ascending order.
-
-    Of equally frequent ids the smallest stay. There are fewer than `size` if the texts have fewer.
-    """
-    counts = Counter(token_id for text in texts for token_id in text)
-    kept = set(always)
-    for token_id, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
-        if len(kept) >= size:
-            break
-        kept.add(token_id)
-    return sorted(kept)
-
-
-def coverage(texts: Iterable[list[int]], token_ids: Iterable[int]) -> float:
-    """The share of the texts' tokens that are in the vocabulary, from 0 to 1."""
-    kept, known = set(token_ids), [token_id for text in texts for token_id in text]
-    return sum(token_id in kept for token_id in known) / max(len(known), 1)
 
 
 def _texts(path: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ Nothing is ever rolled back. A row sees the slots up to its own position, and a 
 rejected tokens and mask tokens leave behind lies past the newest token, and is written over before any row sees it.
 
 B requests · T rows of one forward · S positions · N slots, more than S · H heads · D width of a head · V vocabulary
+W hidden size
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, StaticLayer
 
+from vllm_pard.reference.features import Features
 from vllm_pard.reference.requests import GenerationError
 
 # SDPA copies a mask whose rows are not aligned into one whose rows are, at every call.
@@ -45,47 +47,58 @@ class SlotCache(Cache):
 
 
 class CachedModel:
-    """Runs tokens at given positions and keeps their keys and values."""
+    """Runs tokens at given positions and keeps their keys and values; in `features`, also what a draft takes of it."""
 
-    def __init__(self, model: PreTrainedModel, *, max_length: int, compiled: bool) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, max_length: int, compiled: bool, features: Features | None = None
+    ) -> None:
         config: Any = model.config.get_text_config(decoder=True)
         check_attention(model)
         self.model = model
         self.vocab_size: int = config.vocab_size
         self.context: int = config.max_position_embeddings
         self.max_length = min(max_length, self.context)
+        self._features = features
         self._windows = attention_windows(config)
         num_slots = -(-(self.max_length + 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
         self.cache = SlotCache(config.num_hidden_layers, num_slots)
         self._compiled_forward = compile_forward(self.forward, model.device) if compiled else None
 
-    def step(self, token_ids: Tensor, positions: Tensor, *, num_logits: int) -> Tensor:
+    def step(self, token_ids: Tensor, positions: Tensor, *, num_logits: int, added: Tensor | None = None) -> Tensor:
         """`forward`, for shapes that come up in every step: compiled, if the engine is."""
         if self._compiled_forward is None:
-            return self.forward(token_ids, positions, num_logits=num_logits)
+            return self.forward(token_ids, positions, num_logits=num_logits, added=added)
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        logits: Tensor = self._compiled_forward(token_ids, positions, num_logits=num_logits)
+        logits: Tensor = self._compiled_forward(token_ids, positions, num_logits=num_logits, added=added)
         return logits.clone()  # the next replay of a CUDA graph writes to the same memory
 
-    def forward(self, token_ids: Tensor, positions: Tensor, *, num_logits: int) -> Tensor:
+    def forward(self, token_ids: Tensor, positions: Tensor, *, num_logits: int, added: Tensor | None = None) -> Tensor:
         """Run token_ids [B, T] at positions [B, T]; the logits of the last `num_logits` rows. [B, num_logits, V]
 
-        A row at a negative position, or past the end, is nowhere: its logits mean nothing, and no row ever sees it.
+        `added` [B, T, W] comes on top of the embeddings. A row at a negative position, or past the end, is nowhere: its
+        logits mean nothing, and no row ever sees it.
         """
         is_somewhere = (positions >= 0) & (positions < self.max_length)  # [B, T]
         self.cache.slots = torch.where(is_somewhere, positions, self.max_length)
         # Position 0: some rotary embeddings change with the largest position of a forward.
         positions = torch.where(is_somewhere, positions, 0)
+        # Qwen2.5 pads its vocabulary to 151936 or 152064 rows by model size. An id that this model has no row for is
+        # replaced: in a draft that costs acceptance, never correctness.
+        token_ids = token_ids.clamp(max=self.vocab_size - 1)
+        # The module, not its weight: some models scale what it gives.
+        inputs_embeds = None if added is None else self.model.get_input_embeddings()(token_ids) + added  # [B, T, W]
         output = self.model(
-            # Qwen2.5 pads its vocabulary to 151936 or 152064 rows by model size. An id that this model has no row for
-            # is replaced: in a draft that costs acceptance, never correctness.
-            input_ids=token_ids.clamp(max=self.vocab_size - 1),
+            input_ids=token_ids if inputs_embeds is None else None,
+            inputs_embeds=inputs_embeds,
             position_ids=positions,
             attention_mask=self._attention_mask(positions),
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=num_logits,
+            output_hidden_states=self._features is not None,
         )
+        if self._features is not None:
+            self._features.write(output.hidden_states, self.cache.slots)
         self.cache.slots = None  # memory of a CUDA graph must not be held from one replay to the next
         logits: Tensor = output.logits
         return logits

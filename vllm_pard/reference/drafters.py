@@ -1,6 +1,6 @@
 """Ways of drafting. Each gives K tokens a request, and the distributions that it drew them from.
 
-B requests · K draft tokens · V vocabulary of the target
+B requests · K draft tokens · V vocabulary of the target · H hidden size of the draft
 """
 
 from collections.abc import Callable
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vllm_pard.reference.cache import CachedModel
+from vllm_pard.reference.features import Features
 from vllm_pard.reference.requests import GenerationError, Requests
 from vllm_pard.reference.sampling import Sampler
 
-Method = Literal["ar", "ar+", "vsd", "pard"]
+Method = Literal["ar", "ar+", "vsd", "pard", "pard2"]
 
 
 class Drafts(NamedTuple):
@@ -27,10 +28,14 @@ class Drafts(NamedTuple):
 Drafter = Callable[[Requests, Sampler], Drafts]
 
 
-def check_method(method: Method, *, has_draft: bool, num_speculative_tokens: int, compiled: bool) -> None:
+def check_method(
+    method: Method, *, has_draft: bool, has_target_proj: bool, num_speculative_tokens: int, compiled: bool
+) -> None:
     """Raise GenerationError if there is no such method, or something that it needs is not there."""
     if method not in get_args(Method):
         raise GenerationError(f"method must be one of {', '.join(get_args(Method))}; got {method!r}")
+    if has_target_proj and method != "pard2":
+        raise GenerationError(f"target_proj is for method 'pard2'; got {method!r}")
     if method == "ar" and compiled:
         raise GenerationError("method 'ar' is never compiled: leave `compiled` out, or use 'ar+'")
     if method in ("ar", "ar+"):
@@ -48,6 +53,7 @@ def make_drafter(
     num_speculative_tokens: int,
     mask_token_id: int | None,
     vocab_size: int,
+    features: Features | None,
 ) -> Drafter:
     """Bind what `method` needs: the one place to add another way of drafting."""
     if draft is None:
@@ -56,11 +62,11 @@ def make_drafter(
         return lambda requests, sampler: draft_one_by_one(draft, requests, sampler, num_speculative_tokens, vocab_size)
     if mask_token_id is None or not 0 <= mask_token_id < draft.vocab_size:
         raise GenerationError(
-            f"method 'pard' needs a mask_token_id from 0 to {draft.vocab_size - 1}; got {mask_token_id!r}: "
+            f"method {method!r} needs a mask_token_id from 0 to {draft.vocab_size - 1}; got {mask_token_id!r}: "
             'it is "pard_token" in the config.json of the draft'
         )
     return lambda requests, sampler: draft_in_parallel(
-        draft, requests, sampler, num_speculative_tokens, mask_token_id, vocab_size
+        draft, requests, sampler, num_speculative_tokens, mask_token_id, vocab_size, features
     )
 
 
@@ -71,14 +77,21 @@ def draft_in_parallel(
     num_speculative_tokens: int,
     mask_token_id: int,
     vocab_size: int,
+    features: Features | None,
 ) -> Drafts:
-    """PARD: all K draft tokens in one forward."""
-    logits = parallel_logits(draft, requests, num_speculative_tokens, mask_token_id)
+    """PARD: all K draft tokens in one forward. PARD-2: the same, with features of the target if dependent."""
+    logits = parallel_logits(draft, requests, num_speculative_tokens, mask_token_id, features)
     probs = sampler.probs(logits[..., :vocab_size])
     return Drafts(sampler.sample(probs), fill_up(probs, vocab_size))
 
 
-def parallel_logits(draft: CachedModel, requests: Requests, num_speculative_tokens: int, mask_token_id: int) -> Tensor:
+def parallel_logits(
+    draft: CachedModel,
+    requests: Requests,
+    num_speculative_tokens: int,
+    mask_token_id: int,
+    features: Features | None = None,
+) -> Tensor:
     """One forward over the newest K + 1 tokens, then K - 1 mask tokens. [B, K, V of the draft]
 
     The row of the newest token gives the first draft token, each mask token's row one more. A step keeps at most K + 1
@@ -87,7 +100,8 @@ def parallel_logits(draft: CachedModel, requests: Requests, num_speculative_toke
     newest = torch.arange(-num_speculative_tokens - 1, num_speculative_tokens - 1, device=requests.lengths.device)
     positions = requests.lengths[:, None] + newest  # [B, 2K]
     token_ids = requests.at(positions).masked_fill(newest >= 0, mask_token_id)
-    return draft.step(token_ids, positions, num_logits=num_speculative_tokens)
+    added = None if features is None else features.at(positions, requests.lengths[:, None] - 1)  # [B, 2K, H]
+    return draft.step(token_ids, positions, num_logits=num_speculative_tokens, added=added)
 
 
 def draft_one_by_one(

@@ -1,4 +1,5 @@
-"""Decoding with a parallel draft (PARD, arXiv 2504.18583), an autoregressive draft (VSD), or plain (AR+, AR).
+"""Decoding with a parallel draft (PARD, arXiv 2504.18583; PARD-2, arXiv 2605.08632), an autoregressive one (VSD), or
+plain (AR+, AR).
 
 Clear before fast: what PARD is, and the oracle for the vLLM plugin. A step:
 
@@ -10,7 +11,7 @@ Clear before fast: what PARD is, and the oracle for the vLLM plugin. A step:
 The target alone decides: greedy, all methods give the same tokens; sampled, all draw from the same distribution. The
 shapes of a step never change, so that it can be compiled and replayed as a CUDA graph.
 
-B requests · K draft tokens · L tokens of the longest prompt · V vocabulary of the target
+B requests · K draft tokens · L tokens of the longest prompt · V vocabulary of the target · H hidden size of the draft
 """
 
 from collections.abc import Sequence
@@ -23,9 +24,11 @@ from transformers import PreTrainedModel
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.reference.cache import CachedModel
 from vllm_pard.reference.drafters import Drafts, Method, check_method, make_drafter
+from vllm_pard.reference.features import Features, check_target_proj
 from vllm_pard.reference.plain import plain_answers
 from vllm_pard.reference.requests import Generation, GenerationError, Prompts, Requests, check_call
 from vllm_pard.reference.sampling import Sampler
+from vllm_pard.target_proj import TargetProj
 
 __all__ = ["Generation", "GenerationError", "Method", "ReferenceEngine", "generate"]
 
@@ -34,7 +37,8 @@ class ReferenceEngine:
     """A target, its draft and their caches, for `batch_size` requests at a time of up to `max_length` tokens each.
 
     "ar" is the `generate` of Transformers. "ar+" is this engine without a draft, always compiled; `compiled` does the
-    same for "vsd" and "pard". Repeated calls compile once.
+    same for the others. Repeated calls compile once. "pard2" is dependent with a `target_proj`, and without one
+    independent, which is "pard".
     """
 
     def __init__(
@@ -45,18 +49,27 @@ class ReferenceEngine:
         method: Method,
         num_speculative_tokens: int = 0,
         mask_token_id: int | None = None,
+        target_proj: TargetProj | None = None,
         batch_size: int = 1,
         max_length: int,
         compiled: bool = False,
     ) -> None:
         check_method(
-            method, has_draft=draft is not None, num_speculative_tokens=num_speculative_tokens, compiled=compiled
+            method,
+            has_draft=draft is not None,
+            has_target_proj=target_proj is not None,
+            num_speculative_tokens=num_speculative_tokens,
+            compiled=compiled,
         )
         if method in ("ar", "ar+"):
             draft, num_speculative_tokens = None, 0
         compiled = compiled or method == "ar+"
         num_positions = max_length + num_speculative_tokens  # the last step may draft past the end of an answer
-        self.target = CachedModel(target, max_length=num_positions, compiled=compiled)
+        self.features = None
+        if draft is not None and target_proj is not None:
+            check_target_proj(target_proj, target, draft)
+            self.features = Features(target_proj, draft=draft, batch_size=batch_size, max_length=num_positions)
+        self.target = CachedModel(target, max_length=num_positions, compiled=compiled, features=self.features)
         self.draft = None if draft is None else CachedModel(draft, max_length=num_positions, compiled=compiled)
         self.method, self.num_speculative_tokens = method, num_speculative_tokens
         self.batch_size, self.max_length = batch_size, max_length
@@ -66,6 +79,7 @@ class ReferenceEngine:
             num_speculative_tokens=num_speculative_tokens,
             mask_token_id=mask_token_id,
             vocab_size=self.target.vocab_size,
+            features=self.features,
         )
 
     @torch.no_grad()
@@ -113,7 +127,9 @@ class ReferenceEngine:
         models = [self.target] if self.draft is None else [self.target, self.draft]
         # Past the context of either model there is no position for a draft token: plain steps from there.
         max_length = min(model.max_length for model in models)
-        prefill(models, requests)
+        prefill(self.target, requests)
+        if self.draft is not None:
+            prefill(self.draft, requests, self.features)
         while not requests.finished.all():
             num_draft_tokens = (max_length - requests.lengths).clamp(0, self.num_speculative_tokens)  # [B]
             drafts = self._draft_tokens(requests, sampler)
@@ -132,6 +148,7 @@ def generate(
     num_speculative_tokens: int,
     max_new_tokens: int,
     mask_token_id: int | None = None,
+    target_proj: TargetProj | None = None,
     temperature: float = 0.0,
     seed: int = 0,
     eos_token_ids: Sequence[int] = (),
@@ -143,6 +160,7 @@ def generate(
         method=method,
         num_speculative_tokens=num_speculative_tokens,
         mask_token_id=mask_token_id,
+        target_proj=target_proj,
         batch_size=max(1, len(prompts)),
         max_length=max(map(len, prompts), default=0) + max_new_tokens,
     )
@@ -151,12 +169,12 @@ def generate(
     )
 
 
-def prefill(models: Sequence[CachedModel], requests: Requests) -> None:
+def prefill(model: CachedModel, requests: Requests, features: Features | None = None) -> None:
     """Read the prompts. What stands behind a shorter one is written over, as rejected tokens are."""
     positions = torch.arange(int(requests.lengths.max()), device=requests.lengths.device)  # [L]
     positions = positions.expand(len(requests.lengths), -1)  # [B, L]
-    for model in models:
-        model.forward(requests.at(positions), positions, num_logits=1)
+    added = None if features is None else features.at(positions, requests.lengths[:, None] - 1)  # [B, L, H]
+    model.forward(requests.at(positions), positions, num_logits=1, added=added)
 
 
 def score(target: CachedModel, requests: Requests, draft_ids: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Training data: records of many formats, tokenized, held out and packed."""
