@@ -14,6 +14,8 @@ from vllm_pard.cli.generate import generate
 from vllm_pard.cli.patches import patches
 from vllm_pard.cli.serve import CONTEXT as SERVE_CONTEXT
 from vllm_pard.cli.serve import serve
+from vllm_pard.cli.train import CONTEXT as TRAIN_CONTEXT
+from vllm_pard.cli.train import train
 from vllm_pard.errors import PardError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -47,6 +49,7 @@ app.command()(demo)
 app.command(context_settings=SERVE_CONTEXT)(serve)
 app.command()(generate)
 app.command()(bench)
+app.command(context_settings=TRAIN_CONTEXT)(train)
 app.command()(vocabulary)
 app.command()(doctor)
 app.command()(patches)

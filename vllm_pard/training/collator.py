@@ -29,8 +29,8 @@ class Collator:
         cod: depths and retention.
         seed: of the order of the anchors and of the documents without features.
         feature_dropout: share of the documents without features; None: nothing is said of features.
-        vocabulary: int64, ascending, the ids that are trained; None: all. A row whose label, or the label of a
-            shallower row of its chain, is not among them is left out: no draft gets that far.
+        vocabulary: int64, ascending, the ids that are trained; None: those below `vocab_size`. A row
+            is left out if its label, or that of a shallower row of its chain, is not among them.
         vocab_size: V, how many ids are trained.
         multiple: R is a multiple of this.
     """
@@ -48,8 +48,8 @@ class Collator:
         documents = _numbered([item["documents"] for item in items])
         packs = torch.arange(len(items)).repeat_interleave(torch.tensor([len(item["tokens"]) for item in items]))
         is_trained = torch.cat([item["is_trained"] for item in items])
-        if self.vocabulary is not None:
-            is_trained = is_trained & torch.isin(tokens, self.vocabulary)
+        is_known = tokens < self.vocab_size if self.vocabulary is None else torch.isin(tokens, self.vocabulary)
+        is_trained &= is_known
         generators = [self._generator(item["draw"]) for item in items]
         lengths = chain_lengths(trained_run_lengths(documents, is_trained), packs, self.cod, generators)
         rows = build_rows(tokens, documents, lengths, multiple=self.multiple)

@@ -1,4 +1,4 @@
-"""Every option of `vllm-pard train`: default, check and message. Imports neither torch nor Transformers."""
+"""What a draft is trained for: depths, losses and features. Imports neither torch nor Transformers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from vllm_pard.errors import PardError
 
-__all__ = ["CodConfig", "EvaluationConfig", "FeatureConfig", "LossConfig", "TrainConfigError"]
+__all__ = ["CodConfig", "FeatureConfig", "LossConfig", "TrainConfigError"]
 
 Weights = Literal["none", "cat", "d-pace"]
 
@@ -107,20 +107,6 @@ class FeatureConfig:
             raise TrainConfigError(f"features.scale must be a number above 0; got {self.scale!r}")
         if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise TrainConfigError(f"features.dropout must be a number from 0, below 1; got {self.dropout!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """Held-out acceptance, by which the best checkpoint is chosen."""
-
-    num_documents: int = 64  # taken out of the training data, where no sources are given
-    num_speculative_tokens: int | None = None  # K; None: the number of depths
-
-    def __post_init__(self) -> None:
-        for name in ("num_documents", "num_speculative_tokens"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise TrainConfigError(f"evaluation.{name} must be a whole number from 1; got {value!r}")
 
 
 def _is_number(value: object) -> bool:

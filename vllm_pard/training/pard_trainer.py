@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 from transformers import Trainer, TrainerControl, TrainingArguments
 
-from vllm_pard.errors import PardError
+from vllm_pard.errors import PardError, first_sentence
 from vllm_pard.training.collator import Collator
+from vllm_pard.training.draft_checkpoint import DraftFiles
 from vllm_pard.training.held_out import HeldOut
 from vllm_pard.training.parallel_draft import ParallelDraft
 from vllm_pard.training.rows import Rows
+from vllm_pard.training.run_folder import mark_complete
 from vllm_pard.training.target import Target, TargetOutput
+from vllm_pard.training.watch import Watch
 
 __all__ = ["PardTrainer", "TrainingError"]
 
@@ -36,8 +39,8 @@ class PardTrainer(Trainer):
         collator: lays out a batch.
         held_out: for the evaluation; None: there is none.
         target: None where neither the loss nor the draft reads one.
-        save_draft: writes a checkpoint that engines read: (folder, weights, is_final).
-        load_draft: reads its weights back: (folder) -> weights.
+        files: write and read checkpoints.
+        watch: is told what happens; None: nobody is.
     """
 
     def __init__(
@@ -47,8 +50,8 @@ class PardTrainer(Trainer):
         *,
         packs: Dataset[dict[str, Any]],
         collator: Collator,
-        save_draft: Callable[[Path, dict[str, Tensor], bool], None],
-        load_draft: Callable[[Path], dict[str, Tensor]],
+        files: DraftFiles,
+        watch: Watch | None = None,
         held_out: HeldOut | None = None,
         target: Target | None = None,
     ) -> None:
@@ -60,7 +63,8 @@ class PardTrainer(Trainer):
             data_collator=collator,
         )
         self.held_out, self.target = held_out, target
-        self._save_draft, self._load_draft = save_draft, load_draft
+        self.files, self.watch = files, watch or Watch(lambda line: None)
+        self.add_callback(self.watch)
         self._pace = _Pace()
 
     def compute_loss(
@@ -134,19 +138,30 @@ class PardTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         weights = self.model.state_dict() if state_dict is None else state_dict
-        self._save_draft(folder, weights, folder == Path(self.args.output_dir))
+        self.files.save(folder, weights, folder == Path(self.args.output_dir))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                mark_complete(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"the checkpoint of step {self.state.global_step} can't be written ({first_sentence(error)}): make "
+                "room and run the same command again, it goes on from the checkpoint before"
+            ) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self.model.load_state_dict(self._load_draft(Path(resume_from_checkpoint)), strict=False)
+            self.files.load_into(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self.model.load_state_dict(self._load_draft(Path(str(self.state.best_model_checkpoint))), strict=False)
+            self.files.load_into(self.model, Path(str(self.state.best_model_checkpoint)))
 
 
 class _Pace:

@@ -16,7 +16,7 @@ import torch
 
 __all__ = ["config_hash", "cpu_model", "environment", "write_json"]
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors")
+_PACKAGES = ("accelerate", "datasets", "safetensors", "tokenizers", "torch", "transformers")
 
 
 def config_hash(*configs: Any) -> str:
@@ -25,10 +25,10 @@ def config_hash(*configs: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def environment() -> dict[str, Any]:
+def environment(command: str) -> dict[str, Any]:
     """Command, commit, packages and processor; no path of this machine."""
     return {
-        "argv": ["python", "-m", "vllm_pard.training.demo_pair", *map(_without_folder, sys.argv[1:])],
+        "argv": [*command.split(), *map(_without_folder, sys.argv[1:])],
         "commit": _git_commit(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),

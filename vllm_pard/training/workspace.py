@@ -70,7 +70,7 @@ class Workspace:
                 "stage": name,
                 "config_hash": key,
                 "config": config,
-                "environment": environment(),
+                "environment": environment("python -m vllm_pard.training.demo_pair"),
                 "wall_time_s": result.get("training_time_s", wall_time_s),
                 "result": result,
             },

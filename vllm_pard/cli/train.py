@@ -1,0 +1,32 @@
+"""`vllm-pard train`: make a PARD or PARD-2 draft of any target."""
+
+from pathlib import Path
+
+import typer
+
+# Whatever follows the config is an option of the config.
+CONTEXT = {"allow_interspersed_args": False, "ignore_unknown_options": True}
+
+
+def train(
+    config: Path = typer.Argument(help="YAML file; see vllm_pard/training/configs for ready ones."),
+    options: list[str] = typer.Argument(None, metavar="[--any.field VALUE]...", help="In place of the file's."),
+) -> None:
+    """Train a draft; the same command goes on with a run that was interrupted.
+
+    In several processes: torchrun --nproc-per-node 8 -m vllm_pard.cli train CONFIG.yaml
+
+    Example: vllm-pard train draft.yaml --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --output runs/qwen3
+
+    Example: vllm-pard train draft.yaml --prune-layers 4 --trainer.learning_rate 1e-4
+    """
+    from vllm_pard.training.train_config import load_config
+
+    parsed = load_config(config, options or [])
+
+    from vllm_pard.training.run import train as run
+
+    try:
+        run(parsed, lambda line: print(line, flush=True))
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt("the same command goes on from the last checkpoint") from error
