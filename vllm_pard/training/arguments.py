@@ -50,7 +50,6 @@ def training_arguments(config: TrainConfig, *, evaluates: bool) -> TrainingArgum
         "seed": config.seed,
         "remove_unused_columns": False,
         "dataloader_drop_last": True,
-        "restore_callback_states_from_checkpoint": True,
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "use_cpu": not torch.accelerator.is_available(),

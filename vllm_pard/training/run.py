@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
 
 from vllm_pard.checkpoint import load_tokenizer
 from vllm_pard.draft_vocab_file import read_draft_vocab, write_draft_vocab
@@ -57,6 +57,7 @@ def train(config: TrainConfig, report: Report) -> Path:
     """
     arguments = training_arguments(config, evaluates=True)
     report = report if arguments.process_index == 0 else _silent
+    set_seed(config.seed)  # of weights that are new
     folder = RunFolder(Path(config.output))
     with arguments.main_process_first():
         checkpoint = folder.begin(asdict(config) | {"num_processes": arguments.world_size})
