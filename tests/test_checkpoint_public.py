@@ -162,7 +162,7 @@ def test_broken_config(changes: dict[str, Any], message: str, tmp_path: Path) ->
         ),
         (
             {WEIGHT: make_weight(), BIAS: torch.zeros(16)},
-            "must hold target_proj.weight, as pard2_proj_bias .* it holds target_proj.weight, target_proj.bias",
+            "must hold target_proj.weight, as pard2_proj_bias .* it holds target_proj.bias, target_proj.weight",
         ),
     ],
     ids=["missing", "shape", "bias"],

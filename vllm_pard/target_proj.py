@@ -45,7 +45,7 @@ def read_target_proj(
     if tensors.keys() != shapes.keys():
         raise CheckpointError(
             f"{path!r} must hold {' and '.join(shapes)}, as pard2_proj_bias in the config.json says; "
-            f"it holds {', '.join(map(str, tensors)) or 'nothing'}"
+            f"it holds {', '.join(sorted(map(str, tensors))) or 'nothing'}"
         )
     for name, shape in shapes.items():
         _check(path, name, tensors[name], shape)
