@@ -26,7 +26,7 @@ from vllm_pard.checkpoint import CheckpointError, load_config, read_checkpoint
 from vllm_pard.pard2 import choose_mode
 from vllm_pard.reference.engine import generate
 from vllm_pard.reference.models import load_model
-from vllm_pard.target_proj import TargetProj, read_target_proj
+from vllm_pard.target_proj import TargetProj, read_target_proj, target_proj_for
 
 PARD2_DRAFTS = [draft for draft in PUBLIC_DRAFTS if draft.is_pard2]
 LLAMA2, QWEN3_8B, QWEN3_14B = PARD2_DRAFTS
@@ -48,8 +48,8 @@ def check_answers(draft: PublicDraft, draft_folder: Path, target_folder: Path) -
     """In fp32, so that nothing but a draft that changes answers can change answers."""
     config, target_config = load_config(str(draft_folder)), load_config(str(target_folder))
     checkpoint = read_checkpoint(str(draft_folder), config)
-    mode, _ = choose_mode(str(draft_folder), checkpoint.features, draft.target, target_config)
-    assert mode == ("dependent" if draft.is_pard2 else "independent")
+    target_proj, _ = target_proj_for(checkpoint, config["hidden_size"], draft.target, target_config)
+    assert (target_proj is not None) == draft.is_pard2
     generations = generate(
         target := load_model(str(target_folder), "float32", "cpu"),
         load_model(str(draft_folder), "float32", "cpu"),
@@ -57,7 +57,7 @@ def check_answers(draft: PublicDraft, draft_folder: Path, target_folder: Path) -
         method="pard2" if draft.is_pard2 else "pard",
         num_speculative_tokens=3,
         mask_token_id=checkpoint.mask_token_id,
-        target_proj=target_proj_of(draft_folder, config) if mode == "dependent" else None,
+        target_proj=target_proj,
         max_new_tokens=6,
     )
     plain = generate(target, None, PROMPTS, method="ar", num_speculative_tokens=0, max_new_tokens=6)

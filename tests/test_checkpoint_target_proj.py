@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vllm_pard.checkpoint import CheckpointError, Loading
+from vllm_pard.checkpoint import CheckpointError, Loading, PardCheckpoint
 from vllm_pard.files import OutputError
 from vllm_pard.pard2 import FeatureConfig
 from vllm_pard.target_proj import (
@@ -20,6 +20,7 @@ from vllm_pard.target_proj import (
     WEIGHT,
     TargetProj,
     read_target_proj,
+    target_proj_for,
     write_target_proj,
 )
 
@@ -203,6 +204,32 @@ def test_pickles_that_are_no_weights(tmp_path: Path) -> None:
     torch.save({WEIGHT: [[1.0] * TARGET_DIM] * HIDDEN_SIZE}, tmp_path / TORCH_FILE)
     with pytest.raises(CheckpointError, match="must be bfloat16, float16 or float32; it is list"):
         read(tmp_path)
+
+
+def test_what_a_target_gets(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    draft = PardCheckpoint(path=folder, vocab_size=9, mask_token_id=8, num_speculative_tokens=None, features=features())
+    fitting, other = ({"hidden_size": size, "num_hidden_layers": 7} for size in (6, 8))
+    missing = f"dependent mode needs {SAFETENSORS_FILE}"
+    target_proj, reason = target_proj_for(draft, HIDDEN_SIZE, "target", fitting)
+    assert target_proj is None
+    assert reason.startswith(missing)
+    with pytest.raises(CheckpointError, match=missing):
+        target_proj_for(draft, HIDDEN_SIZE, "target", fitting, wanted="dependent")
+
+    write_target_proj(tmp_path, weight())
+    target_proj, reason = target_proj_for(draft, HIDDEN_SIZE, "target", fitting)
+    assert target_proj is not None
+    assert torch.equal(target_proj.weight, weight())
+    assert "takes features of a target of this shape" in reason
+    assert target_proj_for(draft, HIDDEN_SIZE, "target", fitting, wanted="independent") == (None, "asked for")
+    target_proj, reason = target_proj_for(draft, HIDDEN_SIZE, "target", other)
+    assert target_proj is None
+    assert "hidden size 6, and 'target' has 8" in reason
+
+    write_target_proj(tmp_path, weight().T)  # a damaged file is no missing one
+    with pytest.raises(CheckpointError, match=r"it is \[12, 4\]"):
+        target_proj_for(draft, HIDDEN_SIZE, "target", fitting)
 
 
 class Program:
