@@ -7,14 +7,15 @@ H hidden size of the draft · D target_dim: the target's hidden size x number of
 
 import io
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_pard.checkpoint import DEFAULT_LOADING, CheckpointError, Loading, check_exists
+from vllm_pard.checkpoint import DEFAULT_LOADING, CheckpointError, Loading, PardCheckpoint, check_exists
 from vllm_pard.errors import first_sentence
 from vllm_pard.files import OutputError
-from vllm_pard.pard2 import FeatureConfig
+from vllm_pard.pard2 import FeatureConfig, Mode, choose_mode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,12 +24,41 @@ SAFETENSORS_FILE, TORCH_FILE = "warp_model.safetensors", "warp_model.bin"
 WEIGHT, BIAS = "target_proj.weight", "target_proj.bias"
 
 
+class TargetProjMissing(CheckpointError):
+    """A PARD-2 draft without target_proj, which can only be independent."""
+
+
 class TargetProj(NamedTuple):
     """The linear map, and which features it takes."""
 
     features: FeatureConfig
     weight: "Tensor"  # [H, D]
     bias: "Tensor | None"  # [H]
+
+
+def target_proj_for(
+    draft: PardCheckpoint,
+    hidden_size: int,
+    target: str,
+    target_config: Mapping[str, Any],
+    *,
+    wanted: Mode | None = None,
+    loading: Loading = DEFAULT_LOADING,
+) -> tuple[TargetProj | None, str]:
+    """What `draft` needs for dependent mode with this target, or None for independent mode; and why.
+
+    As `choose_mode`; where there is no file to read, independent unless dependent is `wanted`. `hidden_size` is the
+    draft's. Raises CheckpointError if what is wanted is not possible, or a file is damaged.
+    """
+    mode, reason = choose_mode(draft.path, draft.features, target, target_config, wanted=wanted)
+    if mode == "independent" or draft.features is None:
+        return None, reason
+    try:
+        return read_target_proj(draft.path, draft.features, hidden_size, loading), reason
+    except TargetProjMissing as error:
+        if wanted == "dependent":
+            raise
+        return None, str(error)
 
 
 def read_target_proj(
@@ -45,7 +75,7 @@ def read_target_proj(
     if tensors.keys() != shapes.keys():
         raise CheckpointError(
             f"{path!r} must hold {' and '.join(shapes)}, as pard2_proj_bias in the config.json says; "
-            f"it holds {', '.join(map(str, tensors)) or 'nothing'}"
+            f"it holds {', '.join(sorted(map(str, tensors))) or 'nothing'}"
         )
     for name, shape in shapes.items():
         _check(path, name, tensors[name], shape)
@@ -89,7 +119,7 @@ def _find(model: str, loading: Loading) -> str:
             return str(cached_file(model, name, revision=loading.revision, token=loading.token))
         except OSError as error:
             reason = first_sentence(error)
-    raise CheckpointError(
+    raise TargetProjMissing(
         f"dependent mode needs {SAFETENSORS_FILE} or {TORCH_FILE} of the PARD-2 draft {model!r}, and there is neither "
         f"({reason}); independent mode needs none"
     )

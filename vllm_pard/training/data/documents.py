@@ -57,8 +57,8 @@ class Counts:
     @property
     def in_words(self) -> str:
         """One line."""
-        parts = [f"{self.num_documents} documents, {self.num_tokens} tokens, {self.num_trained} of them trained"]
-        parts += [f"{count} {note}" for note, count in self._notes.items() if note not in LEFT_OUT]
+        parts = [f"documents: {self.num_documents}, tokens: {self.num_tokens}, trained tokens: {self.num_trained}"]
+        parts += [f"{note}: {count}" for note, count in self._notes.items() if note not in LEFT_OUT]
         return "; ".join([*parts, self._left_out])
 
     @property
