@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers.utils import logging
 
 from vllm_pard.bench.load import Request, Sampling
 from vllm_pard.bench.measurement import Measurement
@@ -16,6 +15,7 @@ from vllm_pard.bench.verify import NUM_LIKELIEST, Output
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.reference.engine import Generation, ReferenceEngine
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
+from vllm_pard.silence import without_progress_bars
 
 
 class ReferenceRunner:
@@ -92,18 +92,6 @@ class ReferenceRunner:
         top = logits.log_softmax(dim=-1).topk(min(NUM_LIKELIEST, logits.shape[-1]))  # [len(token_ids), at most 10]
         rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return [dict(zip(ids, logprobs, strict=True)) for ids, logprobs in rows]
-
-
-@contextmanager
-def without_progress_bars() -> Iterator[None]:
-    """Of Transformers; the benchmark has one of its own."""
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 from vllm_pard.cli.bench import bench
 from vllm_pard.cli.demo import demo
 from vllm_pard.cli.doctor import doctor
+from vllm_pard.cli.evaluate import evaluate
 from vllm_pard.cli.frequent_tokens import vocabulary
 from vllm_pard.cli.generate import generate
 from vllm_pard.cli.patches import patches
@@ -50,6 +51,7 @@ app.command(context_settings=SERVE_CONTEXT)(serve)
 app.command()(generate)
 app.command()(bench)
 app.command(context_settings=TRAIN_CONTEXT)(train)
+app.command()(evaluate)
 app.command()(vocabulary)
 app.command()(doctor)
 app.command()(patches)

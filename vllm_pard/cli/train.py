@@ -24,9 +24,11 @@ def train(
 
     parsed = load_config(config, options or [])
 
+    from vllm_pard.silence import without_progress_bars
     from vllm_pard.training.run import train as run
 
     try:
-        run(parsed, lambda line: print(line, flush=True))
+        with without_progress_bars():
+            run(parsed, lambda line: print(line, flush=True))
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt("the same command goes on from the last checkpoint") from error

@@ -13,6 +13,7 @@ from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import prompt_token_ids
 from vllm_pard.reference.engine import Method, generate
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
+from vllm_pard.silence import without_progress_bars
 
 
 def reference_events(batch: Batch) -> Events:
@@ -33,10 +34,12 @@ def reference_events(batch: Batch) -> Events:
             mask_token_id=speculative.get("mask_token_id"),
         )
         check_tokenizers(target_name, checkpoint.path)
-        draft = load_model(checkpoint.path, batch.options["dtype"], best_device())
+        with without_progress_bars():
+            draft = load_model(checkpoint.path, batch.options["dtype"], best_device())
         drafting = {"num_speculative_tokens": num_speculative_tokens, "mask_token_id": checkpoint.mask_token_id}
         notes = [f"reference engine: {method}, draft {checkpoint.path}, K={num_speculative_tokens}"]
-    target = load_model(target_name, batch.options["dtype"], best_device())
+    with without_progress_bars():
+        target = load_model(target_name, batch.options["dtype"], best_device())
     yield {"event": "ready", "notes": notes}
     yield from _answer(batch, target, draft, method, drafting)
 

@@ -1,0 +1,1 @@
+"""A draft on tasks: what `vllm-pard evaluate` measures."""
