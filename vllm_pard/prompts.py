@@ -1,7 +1,7 @@
 """Prompts from the command line, from text files and from JSON lines."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ class Prompt:
     id: str
     text: str | None = None
     messages: list[dict[str, str]] | None = None
+    sample: int = 0  # which of several answers; each has an id of its own
 
     @property
     def as_record(self) -> dict[str, Any]:
@@ -45,6 +46,15 @@ def collect_prompts(texts: list[str], path: Path | None, *, chat: bool) -> list[
         seen.add(prompt.id)
         _check_unicode(prompt)
     return [_as_chat(prompt) for prompt in prompts] if chat else prompts
+
+
+def with_samples(prompts: list[Prompt], num_samples: int) -> list[Prompt]:
+    """Each prompt so many times. The first keeps its id, so that a file of single answers can be added to."""
+    return [
+        replace(prompt, id=f"{prompt.id}#{sample + 1}", sample=sample) if sample else prompt
+        for sample in range(num_samples)
+        for prompt in prompts
+    ]
 
 
 def read_prompts(path: Path) -> list[Prompt]:

@@ -29,6 +29,7 @@ def generate(
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),
     max_tokens: int = typer.Option(256, min=1, help="Longest answer, in tokens."),
     temperature: float = typer.Option(0.0, min=0.0, help="0 is greedy."),
+    n: int = typer.Option(1, "--n", min=1, help="Answers to each prompt; more than one needs a temperature."),
     top_p: float = typer.Option(1.0, min=0.0, max=1.0, help="Nucleus sampling; 1 is off."),
     seed: int | None = typer.Option(None, help="Makes sampling repeatable."),
     verbose: bool = typer.Option(False, "--verbose", help="Show the engine's log."),
@@ -40,19 +41,23 @@ def generate(
     Example: vllm-pard generate meta-llama/Llama-3.1-8B-Instruct --chat --prompt "Why is the sky blue?"
 
     Example: vllm-pard generate Qwen/Qwen3-8B --prompts questions.jsonl --output answers.jsonl
+
+    To train a draft on: vllm-pard generate TARGET --prompts questions.jsonl --output data.jsonl --n 4 --temperature 0.7
     """
     from vllm_pard.cli.batch.batch import Batch
     from vllm_pard.cli.batch.checks import check_batch
     from vllm_pard.cli.batch.run import run_batch
-    from vllm_pard.prompts import collect_prompts
+    from vllm_pard.prompts import collect_prompts, with_samples
 
     if top_p == 0:
         raise UsageError("--top-p must be above 0: with 0 no token is left; --temperature 0 is greedy")
+    if n > 1 and temperature == 0:
+        raise UsageError(f"--n {n} needs a --temperature above 0: greedy answers to one prompt are all the same")
     check_dtype(dtype)
     batch = Batch(
         options={"model": target_folder(target), "dtype": dtype} | engine_options(engine_args),
         speculative=speculative_options(no_pard, draft, num_speculative_tokens, speculative_config),
-        prompts=collect_prompts(prompt, prompts, chat=chat),
+        prompts=with_samples(collect_prompts(prompt, prompts, chat=chat), n),
         sampling={"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed},
         reference=engine is Engine.reference,
         verbose=verbose,

@@ -27,6 +27,11 @@ class Batch:
     reference: bool
     verbose: bool
 
+    def seed_of(self, prompt: Prompt) -> int | None:
+        """Answers to one prompt are to differ, though they can be repeated."""
+        seed: int | None = self.sampling["seed"]
+        return None if seed is None else seed + prompt.sample
+
     @property
     def settings(self) -> dict[str, Any]:
         """What the answers depend on, for their records. A draft is left out: with any, outputs are the target's."""

@@ -49,8 +49,8 @@ def _answer(batch: Batch, target: Any, draft: Any, method: Method, drafting: dic
     end_ids = eos_token_ids(target)
     stats = AcceptanceStats()
     started = time.perf_counter()
-    seed = batch.sampling["seed"]
     for prompt in batch.prompts:
+        seed = batch.seed_of(prompt)
         try:
             [generation] = generate(
                 target,

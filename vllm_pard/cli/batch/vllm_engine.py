@@ -14,5 +14,8 @@ def vllm_events(batch: Batch) -> Events:
     with EngineProcess(options, verbose=batch.verbose) as engine:
         about = engine.wait_until_ready()
         yield about | {"event": "ready", "notes": [f"vLLM: {line}" for line in engine.log_lines(PARD_LOG_LINE)]}
-        requests = [{"id": prompt.id, "text": prompt.text, "messages": prompt.messages} for prompt in batch.prompts]
+        requests = [
+            {"id": prompt.id, "text": prompt.text, "messages": prompt.messages, "seed": batch.seed_of(prompt)}
+            for prompt in batch.prompts
+        ]
         yield from engine.generate(requests, batch.sampling, find_costs=True)

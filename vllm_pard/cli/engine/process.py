@@ -80,12 +80,15 @@ def generate(engine: Any, command: dict[str, Any], send: Send) -> None:
     from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind
 
-    params = SamplingParams(**command["sampling"], output_kind=RequestOutputKind.DELTA)
+    # A request may have a seed of its own.
+    seeds = {prompt["id"]: {"seed": prompt["seed"]} for prompt in command["prompts"] if "seed" in prompt}
     requests = _tokenize(engine.get_tokenizer(), command["prompts"], send)
     meter = EngineMeter(engine, send, find_costs=command["find_costs"])
     answers: dict[str, Answer] = {}
     for request_id, prompt_ids in requests.items():
         try:
+            sampling = command["sampling"] | seeds.get(request_id, {})
+            params = SamplingParams(**sampling, output_kind=RequestOutputKind.DELTA)
             (request,) = engine.renderer.render_cmpl([{"prompt_token_ids": prompt_ids}])
             engine.llm_engine.add_request(request_id, request, params)
             answers[request_id] = Answer()
