@@ -1,5 +1,6 @@
 """Look-alikes of the public drafts: read, found by the catalog, and run."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def test_read_found_and_run(draft: PublicDraft, tmp_path: Path, monkeypatch: pyt
     check_answers(draft, folder.rename(tmp_path / draft.short_name), target_folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("draft", PUBLIC_DRAFTS, ids=name)
+@pytest.mark.parametrize(
+    ("draft", "dtype"), zip(PUBLIC_DRAFTS, cycle([torch.float16, torch.bfloat16, torch.float32]), strict=False)
+)
 def test_weights_are_those_that_were_saved(draft: PublicDraft, dtype: torch.dtype, tmp_path: Path) -> None:
     """Tied and not, in one file and in several, in each dtype."""
     folder = save_draft(draft, tmp_path, dtype=dtype, max_shard_size="4MB")

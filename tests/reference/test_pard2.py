@@ -270,6 +270,22 @@ def test_independent_is_pard(
     assert answers(target_proj_of(deep_target, wide_draft)) != pard, "the features matter"
 
 
+def test_weights_in_training(
+    make_engine: Callable[..., ReferenceEngine],
+    target_proj_of: MakeTargetProj,
+    prompts: Prompts,
+    deep_target: LlamaForCausalLM,
+    wide_draft: LlamaForCausalLM,
+) -> None:
+    target_proj = target_proj_of(deep_target, wide_draft, has_bias=True)
+    weight, bias = torch.nn.Parameter(target_proj.weight), torch.nn.Parameter(target_proj.bias)
+    reference = make_engine(target_proj._replace(weight=weight, bias=bias))
+    generations = reference.generate(prompts, max_new_tokens=NUM_NEW)
+    assert generations == make_engine(target_proj).generate(prompts, max_new_tokens=NUM_NEW)
+    assert reference.features is not None
+    assert not reference.features.added.requires_grad
+
+
 @torch.no_grad()
 def test_rows_that_are_nowhere_touch_nothing(
     target_proj_of: MakeTargetProj, deep_target: LlamaForCausalLM, wide_draft: LlamaForCausalLM
