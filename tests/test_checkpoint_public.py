@@ -1,5 +1,6 @@
 """Look-alikes of the public drafts: read, found by the catalog, and run."""
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +89,9 @@ def test_read_found_and_run(draft: PublicDraft, tmp_path: Path, monkeypatch: pyt
     check_answers(draft, folder.rename(tmp_path / draft.short_name), target_folder)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("draft", PUBLIC_DRAFTS, ids=name)
+@pytest.mark.parametrize(
+    ("draft", "dtype"), zip(PUBLIC_DRAFTS, cycle([torch.float16, torch.bfloat16, torch.float32]), strict=False)
+)
 def test_weights_are_those_that_were_saved(draft: PublicDraft, dtype: torch.dtype, tmp_path: Path) -> None:
     """Tied and not, in one file and in several, in each dtype."""
     folder = save_draft(draft, tmp_path, dtype=dtype, max_shard_size="4MB")
@@ -102,20 +104,19 @@ def test_weights_are_those_that_were_saved(draft: PublicDraft, dtype: torch.dtyp
     assert all(torch.equal(read[name], saved[name]) for name in read)
 
 
-@pytest.mark.parametrize("draft", PARD2_DRAFTS, ids=name)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_target_proj_in_the_dtype_of_the_models(draft: PublicDraft, dtype: torch.dtype, tmp_path: Path) -> None:
-    """Whatever it is kept in."""
-    folder = save_draft(draft, tmp_path, warp_model={WEIGHT: make_weight().float()})
-    config = load_config(str(folder))
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("target_dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_dtypes_may_differ(target_dtype: torch.dtype, dtype: str, tmp_path: Path) -> None:
+    """Of the target, the draft and target_proj: the draft's counts."""
+    folder = save_draft(QWEN3_8B, tmp_path, warp_model={WEIGHT: make_weight().half()})
     generations = generate(
-        make_target(draft).to(dtype),
-        load_model(str(folder), str(dtype).removeprefix("torch."), "cpu"),
+        make_target(QWEN3_8B).to(target_dtype),
+        load_model(str(folder), dtype, "cpu"),
         PROMPTS,
         method="pard2",
         num_speculative_tokens=3,
-        mask_token_id=draft.mask_token_id,
-        target_proj=target_proj_of(folder, config),
+        mask_token_id=QWEN3_8B.mask_token_id,
+        target_proj=target_proj_of(folder, load_config(str(folder))),
         max_new_tokens=6,
     )
     assert all(generation.stats.num_draft_tokens > 0 for generation in generations)

@@ -56,12 +56,14 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: torch.dtype, has_bias: b
     assert (target_proj.bias is None) if bias is None else torch.equal(target_proj.bias, bias)
 
 
-def test_a_parameter_and_a_view_are_written_as_they_are(tmp_path: Path) -> None:
-    big = torch.nn.Parameter(torch.randn(1000, HIDDEN_SIZE))
-    write_target_proj(tmp_path, big[:TARGET_DIM].T)
-    assert torch.equal(read(tmp_path).weight, big[:TARGET_DIM].T)
-    assert all(path.stat().st_size < 4000 for path in tmp_path.iterdir()), "the memory that a view is of"
-    assert torch.load(tmp_path / TORCH_FILE)[WEIGHT].requires_grad is False
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_a_view_of_a_parameter(tmp_path: Path, is_turned: bool) -> None:
+    whole = torch.nn.Parameter(torch.randn(1000, HIDDEN_SIZE if is_turned else TARGET_DIM))
+    view = whole[:TARGET_DIM].T if is_turned else whole[:HIDDEN_SIZE]
+    write_target_proj(tmp_path, view)
+    assert torch.equal(read(tmp_path).weight, view)
+    assert all(path.stat().st_size < 4000 for path in tmp_path.iterdir()), "all the memory that the view is of"
+    assert not torch.load(tmp_path / TORCH_FILE)[WEIGHT].requires_grad
 
 
 def test_safetensors_come_first(tmp_path: Path) -> None:

@@ -270,6 +270,38 @@ def test_independent_is_pard(
     assert answers(target_proj_of(deep_target, wide_draft)) != pard, "the features matter"
 
 
+def test_weights_in_training(
+    make_engine: Callable[..., ReferenceEngine],
+    target_proj_of: MakeTargetProj,
+    prompts: Prompts,
+    deep_target: LlamaForCausalLM,
+    wide_draft: LlamaForCausalLM,
+) -> None:
+    target_proj = target_proj_of(deep_target, wide_draft, has_bias=True)
+    weight, bias = torch.nn.Parameter(target_proj.weight), torch.nn.Parameter(target_proj.bias)
+    reference = make_engine(target_proj._replace(weight=weight, bias=bias))
+    generations = reference.generate(prompts, max_new_tokens=NUM_NEW)
+    assert generations == make_engine(target_proj).generate(prompts, max_new_tokens=NUM_NEW)
+    assert reference.features is not None
+    assert not reference.features.added.requires_grad
+
+
+@torch.no_grad()
+def test_rows_that_are_nowhere_touch_nothing(
+    target_proj_of: MakeTargetProj, deep_target: LlamaForCausalLM, wide_draft: LlamaForCausalLM
+) -> None:
+    target_proj = target_proj_of(deep_target, wide_draft, has_bias=True)
+    features = Features(target_proj, draft=wide_draft, batch_size=1, max_length=6)
+    cached = CachedModel(deep_target, max_length=6, compiled=False, features=features)
+    positions = torch.arange(6)[None]
+    cached.forward(positions, positions, num_logits=1)
+    everything, newest = torch.arange(7)[None], torch.tensor([[6]])
+    before = features.at(everything, newest)  # [1, 7, H]
+    cached.forward(torch.tensor([[7, 8, 9]]), torch.tensor([[-1, 6, 60]]), num_logits=1)
+    assert torch.equal(features.at(everything, newest), before)
+    assert len({tuple(row.tolist()) for row in before[0]}) == 7
+
+
 @pytest.mark.parametrize(("target_length", "draft_length"), [(40, 128), (128, 40), (128, 5)])
 def test_contexts_that_end(
     target_length: int, draft_length: int, run: Run, tiny_llama: MakeLlama, target_proj_of: MakeTargetProj

@@ -22,6 +22,7 @@ from vllm_pard.target_proj import TargetProj
 class Features:
     """What is added to the embeddings of a batch. As in cache.py, what rejected tokens leave is written over."""
 
+    @torch.no_grad()
     def __init__(self, target_proj: TargetProj, *, draft: PreTrainedModel, batch_size: int, max_length: int) -> None:
         self._layers, self._scale = target_proj.features.target_layers, target_proj.features.scale
         self._weight = target_proj.weight.to(draft.device, draft.dtype)  # [H, D]
