@@ -28,12 +28,12 @@ MAY_IMPORT = {
     "reference": {"torch", "transformers"} | LOWER,
     "training": {"demo", "torch", "transformers"} | LOWER,
     "pard_kernels": {"torch", "triton"},
-    "top": {"demo", "transformers"},
+    "top": {"demo", "torch", "transformers"},
     "demo": {"top"},
 }
 # The command's own processes, to which every other part of the command line talks; and vLLM's benchmark client.
 MAY_START_VLLM = {"vllm_pard.cli.engine.process", "vllm_pard.bench.load"}
-COMMANDS = ("", "bench", "demo", "generate", "serve", "vocabulary", "doctor", "patches")
+COMMANDS = ("", "bench", "demo", "generate", "serve", "train", "evaluate", "vocabulary", "doctor", "patches")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 299, 49
 
 
