@@ -186,29 +186,42 @@ def use_row_attention(model: PreTrainedModel) -> None:
     """Let a stock Transformers model run over rows: `model(..., row_attention=row_attention(...))`.
 
     Raises:
-        AttentionError: it is no plain decoder: on a few tokens, its logits over rows are not what it says itself.
+        AttentionError: it is no plain decoder: on a few tokens, its logits over rows are not what it says itself, or
+            its config tells of more than these few can show.
     """
     config: Any = model.config.get_text_config(decoder=True)
     tokens = torch.arange(CHECKED_TOKENS, device=model.device)[None] % config.vocab_size
     with torch.no_grad():
         wanted = model(input_ids=tokens, use_cache=False).logits
         model.set_attn_implementation(NAME)
-        found = _logits_over_rows(model, tokens)
-    if any(getattr(config, name, None) is not None for name in SOFT_CAPS) or not _nearly_equal(found, wanted):
+        found, windows = _logits_over_rows(model, tokens)
+    if not _is_plain(config, windows) or not _nearly_equal(found, wanted):
         raise AttentionError(
             "a model needs plain softmax attention through Transformers' attention interface, and a plain lm_head, to "
             f"be used in training; {config.model_type} computes something else: choose a model of another architecture"
         )
 
 
-def _logits_over_rows(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+def _is_plain(config: Any, windows: list[int | None]) -> bool:
+    """No soft caps, and every layer that looks back less far than to the start says so when it attends."""
+    found = ["full_attention" if window is None else "sliding_attention" for window in windows]
+    declared = getattr(config, "layer_types", None) or found
+    return list(declared) == found and all(getattr(config, name, None) is None for name in SOFT_CAPS)
+
+
+def _logits_over_rows(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, list[int | None]]:
+    """Logits, and the window of each layer."""
     index = torch.arange(tokens.shape[1], device=tokens.device)
     zero = torch.zeros_like(index)
     rows = Rows(anchors=index, depths=zero, documents=zero, positions=index, labels=zero)
-    attend = row_attention(rows, len(index), "dense")
+    dense, windows = row_attention(rows, len(index), "dense"), []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+        windows.append(window)
+        return dense(query, key, value, scale, window)
+
     states = model.base_model(input_ids=tokens, position_ids=index[None], use_cache=False, row_attention=attend)
-    logits: Tensor = model.get_output_embeddings()(states.last_hidden_state)
-    return logits
+    return model.get_output_embeddings()(states.last_hidden_state), windows
 
 
 def _nearly_equal(found: Tensor, wanted: Tensor) -> bool:

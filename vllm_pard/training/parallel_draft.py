@@ -1,6 +1,7 @@
 """The model that is trained: a stock causal language model over COD rows, and PARD-2's projection beside it.
 
-N tokens · R rows · T labelled rows · H hidden size · F width of the target's features · V trained vocabulary
+N tokens · R rows · T labelled rows · U positions that they predict from · H hidden size · V trained vocabulary
+F width of the target's features
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class ParallelDraft(nn.Module):
         tokens: Tensor,
         labelled: Tensor,
         labels: Tensor,
+        positions: Tensor,
+        teacher_rows: Tensor,
         chunks: Sequence[Any],
         target: TargetOutput | None = None,
         keeps_features: Tensor | None = None,
@@ -74,6 +77,8 @@ class ParallelDraft(nn.Module):
             tokens: int64 [N].
             labelled: int64 [T]: which rows have a label, sorted by anchor + depth.
             labels: int64 [T], indices into the trained vocabulary.
+            positions: int64 [U], ascending: the tokens that the labelled rows predict from, their anchor + depth.
+            teacher_rows: int64 [T], an index into `positions`.
             chunks: of `chunks_of`.
             target: what the target says of the N tokens, where the loss or the features need it.
             keeps_features: bool [N]: whose features are used; left out: all.
@@ -82,12 +87,11 @@ class ParallelDraft(nn.Module):
         hidden = self.hidden_states(layout, tokens, target, keeps_features)[labelled]  # [T, H]
         if predicts:
             return {"predictions": predictions(self.head(hidden), chunks)}
-        teacher_rows = (layout.anchors + layout.depths)[labelled]
         losses = row_losses(
             self.head(hidden),
             labels,
             chunks,
-            teacher=None if target is None else target.head(self.vocabulary),
+            teacher=None if target is None else target.head(positions, self.vocabulary),
             teacher_rows=teacher_rows,
             kinds=self.loss.kinds,
         )
