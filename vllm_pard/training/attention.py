@@ -171,11 +171,16 @@ def _attention_forward(
     attention_mask: None,
     *,
     scaling: float,
-    row_attention: RowAttention,
+    row_attention: RowAttention | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """What a decoder layer of Transformers calls. [1, H, R, D] -> [1, R, H, D]"""
+    if row_attention is None:
+        raise AttentionError(
+            f"{type(module).__name__} attends over COD rows and was told of none: call the model with row_attention=, "
+            "or load it anew for an ordinary forward"
+        )
     return row_attention(query, key, value, scaling, sliding_window).transpose(1, 2).contiguous(), None
 
 
@@ -186,27 +191,29 @@ def use_row_attention(model: PreTrainedModel) -> None:
     """Let a stock Transformers model run over rows: `model(..., row_attention=row_attention(...))`.
 
     Raises:
-        AttentionError: it is no plain decoder: on a few tokens, its logits over rows are not what it says itself, or
-            its config tells of more than these few can show.
+        AttentionError: it is no plain decoder, whose logits over rows would be those of an ordinary forward.
     """
     config: Any = model.config.get_text_config(decoder=True)
-    tokens = torch.arange(CHECKED_TOKENS, device=model.device)[None] % config.vocab_size
-    with torch.no_grad():
-        wanted = model(input_ids=tokens, use_cache=False).logits
-        model.set_attn_implementation(NAME)
-        found, windows = _logits_over_rows(model, tokens)
-    if not _is_plain(config, windows) or not _nearly_equal(found, wanted):
+    if not _is_plain(model, config):
         raise AttentionError(
             "a model needs plain softmax attention through Transformers' attention interface, and a plain lm_head, to "
             f"be used in training; {config.model_type} computes something else: choose a model of another architecture"
         )
 
 
-def _is_plain(config: Any, windows: list[int | None]) -> bool:
-    """No soft caps, and every layer that looks back less far than to the start says so when it attends."""
-    found = ["full_attention" if window is None else "sliding_attention" for window in windows]
-    declared = getattr(config, "layer_types", None) or found
-    return list(declared) == found and all(getattr(config, name, None) is None for name in SOFT_CAPS)
+@torch.no_grad()
+def _is_plain(model: PreTrainedModel, config: Any) -> bool:
+    """Found out on a few tokens, and read from the config where these few can't show it."""
+    if model.base_model is model or any(getattr(config, name, None) is not None for name in SOFT_CAPS):
+        return False
+    tokens = torch.arange(CHECKED_TOKENS, device=model.device)[None] % config.vocab_size
+    wanted = model(input_ids=tokens, use_cache=False).logits
+    model.set_attn_implementation(NAME)
+    found, windows = _logits_over_rows(model, tokens)
+    layers = ["full_attention" if window is None else "sliding_attention" for window in windows]
+    # A layer that attends by other means, or keeps a window to itself, is none of these.
+    declared = getattr(config, "layer_types", None) or layers
+    return len(layers) == config.num_hidden_layers and list(declared) == layers and _nearly_equal(found, wanted)
 
 
 def _logits_over_rows(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, list[int | None]]:
