@@ -57,14 +57,14 @@ def tiny_model(
 def pack_of(documents: Iterable[tuple[Sequence[int], Sequence[bool]]], *, num_padding: int = 0, draw: int = 0) -> dict:
     """An item of a PackedDataset: each document is its tokens, and which of them are trained."""
     documents = list(documents)
-    lengths = torch.tensor([len(tokens) for tokens, _ in documents])
+    lengths = torch.tensor([len(tokens) for tokens, _ in documents], dtype=torch.int64)
     padding = [0] * num_padding
     return {
-        "tokens": torch.tensor([*(token for tokens, _ in documents for token in tokens), *padding]),
+        "tokens": torch.tensor([*(token for tokens, _ in documents for token in tokens), *padding], dtype=torch.int64),
         "documents": torch.cat(
-            [torch.arange(len(documents)).repeat_interleave(lengths), torch.tensor(padding).long() - 1]
+            [torch.arange(len(documents)).repeat_interleave(lengths), torch.full((num_padding,), -1)]
         ),
-        "is_trained": torch.tensor([*(bool(flag) for _, flags in documents for flag in flags), *map(bool, padding)]),
+        "is_trained": torch.tensor([*(bool(flag) for _, flags in documents for flag in flags), *[False] * num_padding]),
         "pack": draw,
         "draw": draw,
     }

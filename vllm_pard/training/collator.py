@@ -56,8 +56,8 @@ class Collator:
         batch: dict[str, Any] = {"rows": asdict(rows), "tokens": tokens, **self._labels(rows)}
         if self.feature_dropout is not None:
             keeps = [
-                _keeps_features(documents[packs == pack], self.feature_dropout, generator)
-                for pack, generator in enumerate(generators)
+                _keeps_features(item["documents"], self.feature_dropout, generator)
+                for item, generator in zip(items, generators, strict=True)
             ]
             batch["keeps_features"] = torch.cat(keeps)
         return batch
