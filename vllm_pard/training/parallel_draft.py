@@ -52,6 +52,7 @@ class ParallelDraft(nn.Module):
         self.mask_token_id, self.loss, self.num_depths = mask_token_id, loss, num_depths
         self.features, self.attention = features, attention
         self.config = draft.config  # the Trainer asks for it
+        self._no_split_modules = draft._no_split_modules  # FSDP: these layers are gathered one at a time
         width = draft.get_input_embeddings().embedding_dim
         self.target_proj = None if features is None else nn.Linear(target_dim, width, bias=False, dtype=draft.dtype)
         self._vocabulary = vocabulary

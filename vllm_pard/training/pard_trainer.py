@@ -52,6 +52,9 @@ class PardTrainer(Trainer):
         held_out: HeldOut | None = None,
         target: Target | None = None,
     ) -> None:
+        arguments.remove_unused_columns = False  # the collator reads them
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU: a batch can't be cut in pieces
+        arguments.ddp_find_unused_parameters = False  # there are none, and looking takes time in each step
         super().__init__(
             model=draft,
             args=arguments,
