@@ -88,7 +88,7 @@ def test_the_cache_knows_what_documents_depend_on(change, bytes_tokenizer, data_
 
 
 def test_a_failed_reading_leaves_nothing_in_the_cache(read, tmp_path):
-    with pytest.raises(DataError, match="^line 2 of"):
+    with pytest.raises(DataError, match=r"^line 2 of"):
         read(text(10), {"x": 1})
     assert list((tmp_path / "cache").rglob("*.arrow")) == []
 
