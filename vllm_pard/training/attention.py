@@ -171,11 +171,16 @@ def _attention_forward(
     attention_mask: None,
     *,
     scaling: float,
-    row_attention: RowAttention,
+    row_attention: RowAttention | None = None,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """What a decoder layer of Transformers calls. [1, H, R, D] -> [1, R, H, D]"""
+    if row_attention is None:
+        raise AttentionError(
+            f"{type(module).__name__} attends over COD rows and was told of none: call the model with row_attention=, "
+            "or load it anew for an ordinary forward"
+        )
     return row_attention(query, key, value, scaling, sliding_window).transpose(1, 2).contiguous(), None
 
 
@@ -186,29 +191,44 @@ def use_row_attention(model: PreTrainedModel) -> None:
     """Let a stock Transformers model run over rows: `model(..., row_attention=row_attention(...))`.
 
     Raises:
-        AttentionError: it is no plain decoder: on a few tokens, its logits over rows are not what it says itself.
+        AttentionError: it is no plain decoder, whose logits over rows would be those of an ordinary forward.
     """
     config: Any = model.config.get_text_config(decoder=True)
-    tokens = torch.arange(CHECKED_TOKENS, device=model.device)[None] % config.vocab_size
-    with torch.no_grad():
-        wanted = model(input_ids=tokens, use_cache=False).logits
-        model.set_attn_implementation(NAME)
-        found = _logits_over_rows(model, tokens)
-    if any(getattr(config, name, None) is not None for name in SOFT_CAPS) or not _nearly_equal(found, wanted):
+    if not _is_plain(model, config):
         raise AttentionError(
             "a model needs plain softmax attention through Transformers' attention interface, and a plain lm_head, to "
             f"be used in training; {config.model_type} computes something else: choose a model of another architecture"
         )
 
 
-def _logits_over_rows(model: PreTrainedModel, tokens: Tensor) -> Tensor:
+@torch.no_grad()
+def _is_plain(model: PreTrainedModel, config: Any) -> bool:
+    """Found out on a few tokens, and read from the config where these few can't show it."""
+    if model.base_model is model or any(getattr(config, name, None) is not None for name in SOFT_CAPS):
+        return False
+    tokens = torch.arange(CHECKED_TOKENS, device=model.device)[None] % config.vocab_size
+    wanted = model(input_ids=tokens, use_cache=False).logits
+    model.set_attn_implementation(NAME)
+    found, windows = _logits_over_rows(model, tokens)
+    layers = ["full_attention" if window is None else "sliding_attention" for window in windows]
+    # A layer that attends by other means, or keeps a window to itself, is none of these.
+    declared = getattr(config, "layer_types", None) or layers
+    return len(layers) == config.num_hidden_layers and list(declared) == layers and _nearly_equal(found, wanted)
+
+
+def _logits_over_rows(model: PreTrainedModel, tokens: Tensor) -> tuple[Tensor, list[int | None]]:
+    """Logits, and the window of each layer."""
     index = torch.arange(tokens.shape[1], device=tokens.device)
     zero = torch.zeros_like(index)
     rows = Rows(anchors=index, depths=zero, documents=zero, positions=index, labels=zero)
-    attend = row_attention(rows, len(index), "dense")
+    dense, windows = row_attention(rows, len(index), "dense"), []
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+        windows.append(window)
+        return dense(query, key, value, scale, window)
+
     states = model.base_model(input_ids=tokens, position_ids=index[None], use_cache=False, row_attention=attend)
-    logits: Tensor = model.get_output_embeddings()(states.last_hidden_state)
-    return logits
+    return model.get_output_embeddings()(states.last_hidden_state), windows
 
 
 def _nearly_equal(found: Tensor, wanted: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """Packed documents into the rows of a batch, on the data loader's side, so that the model's side waits for nothing.
 
-B packs · L tokens of a pack · N = B * L · R rows · T labelled rows
+B packs · L tokens of a pack · N = B * L · R rows · T labelled rows · U positions that they predict from
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class Collator:
         batch: dict[str, Any] = {"rows": asdict(rows), "tokens": tokens, **self._labels(rows)}
         if self.feature_dropout is not None:
             keeps = [
-                _keeps_features(documents[packs == pack], self.feature_dropout, generator)
-                for pack, generator in enumerate(generators)
+                _keeps_features(item["documents"], self.feature_dropout, generator)
+                for item, generator in zip(items, generators, strict=True)
             ]
             batch["keeps_features"] = torch.cat(keeps)
         return batch
@@ -68,10 +68,11 @@ class Collator:
         return torch.Generator().manual_seed(mixed)
 
     def _labels(self, rows: Rows) -> dict[str, Any]:
-        """The labelled rows by the position that they predict, so that a chunk needs few rows of the teacher."""
+        """The labelled rows by the position that they predict from, so that a chunk needs few rows of the teacher."""
         is_labelled = rows.labels != IGNORED
-        teacher_rows = torch.where(is_labelled, rows.anchors + rows.depths, len(rows.labels))
-        labelled = teacher_rows.argsort(stable=True)[: int(is_labelled.sum())]  # [T]
+        predicts_from = torch.where(is_labelled, rows.anchors + rows.depths, len(rows.labels))
+        labelled = predicts_from.argsort(stable=True)[: int(is_labelled.sum())]  # [T]
+        positions, teacher_rows = torch.unique(predicts_from[labelled], return_inverse=True)  # [U], [T]
         labels = rows.labels[labelled]
         if self.vocabulary is not None:
             labels = torch.searchsorted(self.vocabulary, labels)
@@ -79,7 +80,9 @@ class Collator:
         return {
             "labelled": labelled,
             "labels": labels,
-            "chunks": chunks_of(teacher_rows[labelled].tolist(), chunk_size),
+            "positions": positions,
+            "teacher_rows": teacher_rows,
+            "chunks": chunks_of(teacher_rows.tolist(), chunk_size),
         }
 
 

@@ -1,6 +1,7 @@
 """The model that is trained: a stock causal language model over COD rows, and PARD-2's projection beside it.
 
-N tokens · R rows · T labelled rows · H hidden size · F width of the target's features · V trained vocabulary
+N tokens · R rows · T labelled rows · U positions that they predict from · H hidden size · V trained vocabulary
+F width of the target's features
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class ParallelDraft(nn.Module):
         self.mask_token_id, self.loss, self.num_depths = mask_token_id, loss, num_depths
         self.features, self.attention = features, attention
         self.config = draft.config  # the Trainer asks for it
+        self._no_split_modules = draft._no_split_modules  # FSDP: these layers are gathered one at a time
         width = draft.get_input_embeddings().embedding_dim
         self.target_proj = None if features is None else nn.Linear(target_dim, width, bias=False, dtype=draft.dtype)
         self._vocabulary = vocabulary
@@ -61,6 +63,8 @@ class ParallelDraft(nn.Module):
         tokens: Tensor,
         labelled: Tensor,
         labels: Tensor,
+        positions: Tensor,
+        teacher_rows: Tensor,
         chunks: Sequence[Any],
         target: TargetOutput | None = None,
         keeps_features: Tensor | None = None,
@@ -74,6 +78,8 @@ class ParallelDraft(nn.Module):
             tokens: int64 [N].
             labelled: int64 [T]: which rows have a label, sorted by anchor + depth.
             labels: int64 [T], indices into the trained vocabulary.
+            positions: int64 [U], ascending: the tokens that the labelled rows predict from, their anchor + depth.
+            teacher_rows: int64 [T], an index into `positions`.
             chunks: of `chunks_of`.
             target: what the target says of the N tokens, where the loss or the features need it.
             keeps_features: bool [N]: whose features are used; left out: all.
@@ -82,12 +88,11 @@ class ParallelDraft(nn.Module):
         hidden = self.hidden_states(layout, tokens, target, keeps_features)[labelled]  # [T, H]
         if predicts:
             return {"predictions": predictions(self.head(hidden), chunks)}
-        teacher_rows = (layout.anchors + layout.depths)[labelled]
         losses = row_losses(
             self.head(hidden),
             labels,
             chunks,
-            teacher=None if target is None else target.head(self.vocabulary),
+            teacher=None if target is None else target.head(positions, self.vocabulary),
             teacher_rows=teacher_rows,
             kinds=self.loss.kinds,
         )

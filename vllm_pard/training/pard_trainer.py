@@ -55,6 +55,9 @@ class PardTrainer(Trainer):
         held_out: HeldOut | None = None,
         target: Target | None = None,
     ) -> None:
+        arguments.remove_unused_columns = False  # the collator reads them
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU: a batch can't be cut in pieces
+        arguments.ddp_find_unused_parameters = False  # there are none, and looking takes time in each step
         super().__init__(
             model=draft,
             args=arguments,
@@ -66,6 +69,7 @@ class PardTrainer(Trainer):
         self.files, self.watch = files, watch or Watch(lambda line: None)
         self.add_callback(self.watch)
         self._pace = _Pace()
+        self._mean_loss: Tensor  # of all processes, of the last batch
 
     def compute_loss(
         self,
@@ -76,19 +80,22 @@ class PardTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean over the rows of all processes: two processes learn what one with both batches would."""
         outputs = model(**inputs, target=self._read_target(inputs))
-        weight = self.accelerator.reduce(outputs["weight"].detach(), reduction="sum")
+        sums = torch.stack([outputs["loss"].detach(), outputs["weight"]])
+        total, weight = self.accelerator.reduce(sums, reduction="sum")
+        weight = weight.clamp(min=1e-6)
+        self._mean_loss = total / weight
         # Gradients are averaged over the processes, so the share of each is multiplied by their number.
-        loss = outputs["loss"] * self.accelerator.num_processes / weight.clamp(min=1e-6)
+        loss = outputs["loss"] * self.accelerator.num_processes / weight
         self._pace.count(inputs["tokens"], inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """A loss that is no number stops the run before it reaches the weights."""
+        """A loss that is no number, in any process, stops the run in all of them before it reaches the weights."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
+        if not torch.isfinite(self._mean_loss):
             raise TrainingError(
-                f"the loss must stay finite; it is {loss.item()} in step {self.state.global_step + 1}: lower "
-                "trainer.learning_rate, or look for broken samples; the last checkpoint is whole"
+                f"the loss must stay finite; it is {self._mean_loss.item()} in step {self.state.global_step + 1}: "
+                "lower trainer.learning_rate, or look for broken samples; the last checkpoint is whole"
             )
         return loss
 

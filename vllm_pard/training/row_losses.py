@@ -1,9 +1,9 @@
 """Losses of many rows over a large vocabulary, without their logits in memory.
 
 Logits exist for a chunk of rows at a time, and are computed again on the way back. Rows are sorted by the position that
-they predict, so a chunk's rows share few positions: the teacher's logits are computed once for each.
+they predict from, so a chunk's rows share few positions: the teacher's logits are computed once for each.
 
-C rows of a chunk · T labelled rows · N tokens · H hidden size · V vocabulary
+C rows of a chunk · T labelled rows · U positions that they predict from · H hidden size · V vocabulary
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DISTILLATION: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows `start` to `stop` of the sorted rows, which predict what follows the tokens `first` to `last`."""
+    """Rows `start` to `stop` of the sorted rows, which predict from the positions `first` to `last` of the U."""
 
     start: int
     stop: int
@@ -41,7 +41,7 @@ class Chunk:
 class Head:
     """Final hidden states and the matrix that makes logits of them."""
 
-    hidden: Tensor  # [T, H] for the draft; [N, H] for the target
+    hidden: Tensor  # [T, H] for the draft; [U, H] for the target
     weight: Tensor  # [V, H]; only the rows of the vocabulary that is trained
     bias: Tensor | None = None  # [V]
 
@@ -50,9 +50,16 @@ class Head:
 
 
 def chunks_of(teacher_rows: Sequence[int], chunk_size: int) -> list[Chunk]:
-    """Cut rows, sorted by their teacher row (the token whose successor they predict), into chunks of `chunk_size`."""
+    """Cut rows into chunks of `chunk_size`.
+
+    Args:
+        teacher_rows: of each row, which of the U positions it predicts from: ascending, none left out, so that a chunk
+            never has more positions than rows.
+    """
     ends = [(start, min(start + chunk_size, len(teacher_rows))) for start in range(0, len(teacher_rows), chunk_size)]
-    return [Chunk(start, stop, teacher_rows[start], teacher_rows[stop - 1] + 1) for start, stop in ends]
+    chunks = [Chunk(start, stop, teacher_rows[start], teacher_rows[stop - 1] + 1) for start, stop in ends]
+    # Of a batch without a label there is nothing to learn, but its gradients are still waited for by other processes.
+    return chunks or [Chunk(0, 0, 0, 0)]
 
 
 def row_losses(
@@ -66,14 +73,14 @@ def row_losses(
 ) -> dict[str, Tensor]:
     """Cross-entropy ("ce") and the distillation losses in `kinds`, each float32 [T].
 
-    No tensor of T x V or N x V elements exists at any time, forward or backward.
+    No tensor of T x V or U x V elements exists at any time, forward or backward.
 
     Args:
         draft: hidden states [T, H] of the labelled rows, sorted by teacher row.
         labels: int64 [T], indices into the trained vocabulary.
         chunks: of `chunks_of`; a single one is not computed twice.
-        teacher: the target's states [N, H] and head, over the same vocabulary; needed by all kinds but "ce".
-        teacher_rows: int64 [T]: anchor + depth.
+        teacher: the target's states [U, H] and head, over the same vocabulary; needed by all kinds but "ce".
+        teacher_rows: int64 [T], as in `chunks_of`.
         kinds: of "ce", "kl", "tv", "lk".
     """
 
@@ -95,13 +102,10 @@ def row_losses(
         return checkpoint(losses_of, chunk, hidden, use_reentrant=False)  # type: ignore[no-any-return]
 
     names = ["ce", *(kind for kind in kinds if kind != "ce")]
-    # Of a batch without a label there is nothing to learn, but its gradients are still waited for by other processes.
-    nothing = draft.hidden.sum(dim=1).float()[:0]
-    parts = [run(chunk) for chunk in chunks] or [(nothing,) * len(names)]
+    parts = [run(chunk) for chunk in chunks]
     return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
 
 
 def predictions(draft: Head, chunks: Sequence[Chunk]) -> Tensor:
     """The most likely id of each row, an index into the trained vocabulary. int64 [T]"""
-    found = [draft.logits(slice(chunk.start, chunk.stop)).argmax(dim=-1) for chunk in chunks]
-    return torch.cat([draft.hidden.new_zeros(0, dtype=torch.int64), *found])
+    return torch.cat([draft.logits(slice(chunk.start, chunk.stop)).argmax(dim=-1) for chunk in chunks])

@@ -40,9 +40,9 @@ class TargetOutput:
     hidden: Tensor  # [N, H], after the final norm
     lm_head: nn.Module
 
-    def head(self, vocabulary: Vocabulary) -> Head:
-        """Hidden states and lm_head, over the vocabulary that is trained."""
-        return _head(self.lm_head, self.hidden, vocabulary)
+    def head(self, positions: Tensor, vocabulary: Vocabulary) -> Head:
+        """Hidden states of some tokens and lm_head, over the vocabulary that is trained. int64 [U]"""
+        return _head(self.lm_head, self.hidden[positions], vocabulary)
 
 
 class Target:
@@ -116,7 +116,8 @@ class Target:
             -F.cross_entropy(head.logits(slice(start, stop)).float(), tokens[start + 1 : stop + 1], reduction="none")
             for start, stop in ((start, min(start + step, last)) for start in range(0, last, step))
         ]
-        return F.pad(torch.cat(found), (1, 0)).where(positions > 0, 0.0)
+        nothing = hidden.new_zeros(1, dtype=torch.float32)
+        return torch.cat([nothing, *found]).where(positions > 0, 0.0)
 
 
 def head_of(model: PreTrainedModel, hidden: Tensor, vocabulary: Vocabulary) -> Head:

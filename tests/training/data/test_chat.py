@@ -86,6 +86,7 @@ def test_an_answer_follows_its_prompt_where_the_template_has_it_otherwise(read, 
         result = read({"messages": [CHAT[0], answer]})
         assert result.texts == ["<s>user\nWhy?</s><s>assistant\n<think>\nHm.</think>So.</s>"]
         assert result.trained == ["Hm.</think>So.</s>"]
+        assert "rewrites" not in result.lines[0], "there is no earlier answer"
 
 
 def test_options_reach_the_template(read, bytes_tokenizer):

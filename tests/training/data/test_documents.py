@@ -73,23 +73,22 @@ def test_a_second_reading_comes_from_the_cache(read, bytes_tokenizer, monkeypatc
 
 
 @pytest.mark.parametrize("change", ["file", "options", "template", "tokenizer"])
-def test_the_cache_knows_what_documents_depend_on(change, read, bytes_tokenizer):
-    record, options = {"question": "Why?", "answer": "So."}, {}
-    first = read(record)
+def test_the_cache_knows_what_documents_depend_on(change, bytes_tokenizer, data_file, make_config):
+    path = data_file({"question": "Why?", "answer": "So."})
+    first = read_documents(make_config(path), bytes_tokenizer, print)
+    config = make_config(path, train_on="all" if change == "options" else "answers")
     if change == "file":
-        record["answer"] = "No."
-    elif change == "options":
-        options["train_on"] = "all"
+        data_file({"question": "Why?", "answer": "No."})
     elif change == "template":
         bytes_tokenizer.chat_template = bytes_tokenizer.chat_template.replace("assistant", "helper")
-    else:
+    elif change == "tokenizer":
         bytes_tokenizer.add_tokens(["Why"])
-    second = read(record, **options)
-    assert first.dataset[:] != second.dataset[:]
+    second = read_documents(config, bytes_tokenizer, print)
+    assert first[:] != second[:]
 
 
 def test_a_failed_reading_leaves_nothing_in_the_cache(read, tmp_path):
-    with pytest.raises(DataError, match="line 2 of"):
+    with pytest.raises(DataError, match=r"^line 2 of"):
         read(text(10), {"x": 1})
     assert list((tmp_path / "cache").rglob("*.arrow")) == []
 

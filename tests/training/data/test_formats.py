@@ -138,7 +138,7 @@ def test_wrong_records(record, message, read):
 def test_a_chat_needs_a_template_whatever_may_be_skipped(read, bytes_tokenizer):
     bytes_tokenizer.chat_template = None
     for record in ({"messages": [QUESTION, ANSWER]}, {"messages": [QUESTION], "text": "So.", "finish_reason": "stop"}):
-        with pytest.raises(DataError, match=r"line 1 of .* is a chat, and the tokenizer has no chat template: take"):
+        with pytest.raises(DataError, match=r"^line 1 of .* is a chat, and the tokenizer has no chat template: take"):
             read(record, malformed="skip")
 
 

@@ -18,7 +18,7 @@ from vllm_pard.training.data.config import DataError, SourceConfig
 __all__ = ["Row", "Source", "open_source"]
 
 FILE_SUFFIXES = (".jsonl", ".json", ".parquet")
-INSTALL = "pip install datasets"
+INSTALL = "pip install 'datasets>=4.5'"
 
 
 class Row(NamedTuple):
