@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerState
 
 from vllm_pard.files import write_whole
+from vllm_pard.training.pace import Spent
 from vllm_pard.training.receipt import environment, write_json
 from vllm_pard.training.train_config import TrainConfig
 
@@ -49,9 +50,9 @@ def write_receipt(
     num_processes: int,
     data: str,
     state: TrainerState,
-    seconds: float,
+    spent: Spent,
 ) -> None:
-    """Write receipt.json and README.md beside the draft. `seconds` counts all interruptions' parts of the run."""
+    """Write receipt.json and README.md beside the draft."""
     receipt = {
         "config": asdict(config),
         "mask_token_id": mask_token_id,
@@ -59,7 +60,9 @@ def write_receipt(
         "num_processes": num_processes,
         "data": data,
         "num_steps": state.global_step,
-        "training_seconds": round(seconds, 1),
+        "training_seconds": round(spent.seconds, 1),
+        "num_rows": spent.num_rows,
+        "num_tokens": spent.num_tokens,
         "best_step": state.best_global_step,
         "acceptance_length": state.best_metric,
         "log": state.log_history,

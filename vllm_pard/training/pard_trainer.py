@@ -16,6 +16,7 @@ from vllm_pard.errors import PardError, first_sentence
 from vllm_pard.training.collator import Collator
 from vllm_pard.training.draft_checkpoint import DraftFiles
 from vllm_pard.training.held_out import HeldOut
+from vllm_pard.training.pace import spent_as_log
 from vllm_pard.training.parallel_draft import ParallelDraft
 from vllm_pard.training.rows import Rows
 from vllm_pard.training.run_folder import mark_complete
@@ -68,7 +69,6 @@ class PardTrainer(Trainer):
         self.held_out, self.target = held_out, target
         self.files, self.watch = files, watch or Watch(lambda line: None)
         self.add_callback(self.watch)
-        self._pace = _Pace()
         self._mean_loss: Tensor  # of all processes, of the last batch
 
     def compute_loss(
@@ -86,7 +86,7 @@ class PardTrainer(Trainer):
         self._mean_loss = total / weight
         # Gradients are averaged over the processes, so the share of each is multiplied by their number.
         loss = outputs["loss"] * self.accelerator.num_processes / weight
-        self._pace.count(inputs["tokens"], inputs["labels"])
+        self.watch.pace.count(len(inputs["tokens"]), len(inputs["rows"]["anchors"]))
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -105,6 +105,7 @@ class PardTrainer(Trainer):
         """Acceptance on the held-out answers, as a draft with the target's features and, if it has any, without."""
         if self.held_out is None:
             raise TrainingError("there are no held-out documents to evaluate on: set evaluation.num_documents")
+        spent = self.watch.pace.meet(self.accelerator)
         started = time.monotonic()
         self.model.eval()
         metrics: dict[str, float] = {}
@@ -114,15 +115,16 @@ class PardTrainer(Trainer):
             metrics[f"acceptance_length_everywhere{suffix}"] = result.everywhere.mean_acceptance_length
             metrics[f"accuracy{suffix}"] = result.num_matches / max(result.num_labels, 1)
         metrics = {f"{metric_key_prefix}_{name}": round(value, 4) for name, value in metrics.items()}
+        metrics |= spent_as_log(spent, f"{metric_key_prefix}_")
         metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - started, 1)
-        self._pace.pause(time.monotonic() - started)
+        self.watch.pace.pause(time.monotonic() - started)
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._pace.since_last(self.accelerator)
+            logs |= self.watch.pace.as_log(self.accelerator)
         super().log(logs, start_time)
 
     def _modes(self) -> list[tuple[str, bool]]:
@@ -148,6 +150,7 @@ class PardTrainer(Trainer):
         self.files.save(folder, weights, folder == Path(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.watch.pace.meet(self.accelerator)
         try:
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
@@ -169,25 +172,3 @@ class PardTrainer(Trainer):
             super()._load_best_model()
         else:
             self.files.load_into(self.model, Path(str(self.state.best_model_checkpoint)))
-
-
-class _Pace:
-    """Tokens and rows per second, evaluations left out."""
-
-    def __init__(self) -> None:
-        self._num_tokens = self._num_rows = 0
-        self._started = time.monotonic()
-
-    def count(self, tokens: Tensor, labels: Tensor) -> None:
-        self._num_tokens += len(tokens)
-        self._num_rows += len(labels)
-
-    def pause(self, seconds: float) -> None:
-        self._started += seconds
-
-    def since_last(self, accelerator: Any) -> dict[str, float]:
-        counts = torch.tensor([self._num_tokens, self._num_rows], device=accelerator.device)
-        num_tokens, num_rows = accelerator.reduce(counts, reduction="sum").tolist()
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        self.__init__()  # type: ignore[misc]
-        return {"tokens_per_second": round(num_tokens / seconds), "rows_per_second": round(num_rows / seconds)}

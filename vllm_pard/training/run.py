@@ -46,8 +46,10 @@ DRAFT_VOCAB = "draft_vocab.json"
 BLOCK = 128  # FlexAttention's
 
 
-def train(config: TrainConfig, report: Report) -> Path:
+def train(config: TrainConfig, report: Report, *, collator: type[Collator] = Collator) -> Path:
     """Run, or go on with what was interrupted; in several processes, each calls it.
+
+    `collator` lays out the batches: another one makes an experiment of it.
 
     Returns:
         The folder with the draft: `config.output`.
@@ -63,7 +65,7 @@ def train(config: TrainConfig, report: Report) -> Path:
         checkpoint = folder.begin(asdict(config) | {"num_processes": arguments.world_size})
     data = _read_data(config, arguments, report)
     models = _load_models(config, arguments, data, report)
-    trainer = _trainer(config, arguments, data, models, report)
+    trainer = _trainer(config, arguments, data, models, collator, report)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     if arguments.process_index == 0:
@@ -77,7 +79,7 @@ def train(config: TrainConfig, report: Report) -> Path:
             num_processes=arguments.world_size,
             data=data.in_words,
             state=trainer.state,
-            seconds=trainer.watch.seconds,
+            spent=trainer.watch.pace.spent,
         )
         report(f"the draft is in {config.output}")
     return folder.path
@@ -181,7 +183,12 @@ def _draft_vocab(wanted: str | int, data: _Data, vocab_size: int) -> list[int]:
 
 
 def _trainer(
-    config: TrainConfig, arguments: TrainingArguments, data: _Data, models: _Models, report: Report
+    config: TrainConfig,
+    arguments: TrainingArguments,
+    data: _Data,
+    models: _Models,
+    collator: type[Collator],
+    report: Report,
 ) -> PardTrainer:
     trimmed = models.vocabulary if isinstance(models.vocabulary, Tensor) else None
     layout: dict[str, Any] = {
@@ -202,7 +209,7 @@ def _trainer(
         ),
         arguments,
         packs=data.packs,
-        collator=Collator(
+        collator=collator(
             cod=config.cod,
             seed=config.seed,
             feature_dropout=config.features.dropout if config.features else None,
