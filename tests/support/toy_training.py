@@ -159,7 +159,9 @@ def trained(folder: Path, *, poisoned: tuple[int, int] | None = None, **options:
     except TrainingError as error:
         found["error"] = str(error)
     else:
-        found["metrics"] = {name: value for name, value in trainer.evaluate().items() if "runtime" not in name}
+        found["metrics"] = {
+            name: value for name, value in trainer.evaluate().items() if name not in ("eval_runtime", "eval_seconds")
+        }
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     found["weights"] = {name: tensor.double().square().sum().item() for name, tensor in weights.items()}
     found["num_sharded"] = sum(isinstance(module, FSDPModule) for module in trainer.model_wrapped.modules())

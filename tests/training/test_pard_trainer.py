@@ -60,13 +60,16 @@ def test_evaluation_tells_of_both_modes(tmp_path):
     both = names | {f"{name}_independent" for name in names}
     dependent = toy_trainer(tmp_path, loss=CAT, reads_features=True)
     found = dependent.evaluate()
-    assert set(found) - {"eval_runtime", "epoch"} == both
+    assert set(found) - {"eval_num_rows", "eval_runtime", "eval_seconds", "epoch"} == both
     with torch.no_grad():  # what the features say now matters
         dependent.model.target_proj.weight.mul_(1000)
     changed = dependent.evaluate()
     assert {name for name in both if changed[name] != found[name]} >= {"eval_accuracy"}
     assert all(changed[name] == found[name] for name in both - names)
-    assert set(toy_trainer(tmp_path, loss=CAT).evaluate()) - {"eval_runtime", "epoch"} == names
+    assert (
+        set(toy_trainer(tmp_path, loss=CAT).evaluate()) - {"eval_num_rows", "eval_runtime", "eval_seconds", "epoch"}
+        == names
+    )
 
 
 def test_it_evaluates_while_it_trains(tmp_path):
@@ -128,8 +131,7 @@ def test_a_batch_is_for_one_gpu(tmp_path):
         trainer.args,
         packs=Packs(2),
         collator=trainer.data_collator,
-        save_draft=lambda *_: None,
-        load_draft=lambda _: {},
+        files=trainer.files,
     )
     assert again.args.n_gpu == 1
 
