@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments, set_seed
 
 from vllm_pard.checkpoint import load_tokenizer
-from vllm_pard.draft_vocab_file import read_draft_vocab, write_draft_vocab
+from vllm_pard.draft_vocab_file import read_draft_vocab
 from vllm_pard.pard2 import FeatureConfig, pard2_config_keys, pard_config_keys
 from vllm_pard.training.arguments import num_draws, training_arguments
 from vllm_pard.training.collator import Collator
@@ -42,7 +42,6 @@ __all__ = ["train"]
 
 Report = Callable[[str], None]
 
-DRAFT_VOCAB = "draft_vocab.json"
 BLOCK = 128  # FlexAttention's
 
 
@@ -69,8 +68,6 @@ def train(config: TrainConfig, report: Report, *, collator: type[Collator] = Col
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     trainer.save_model()
     if arguments.process_index == 0:
-        if isinstance(models.vocabulary, Tensor):
-            write_draft_vocab(folder.path / DRAFT_VOCAB, models.vocabulary.tolist())
         write_receipt(
             folder.path,
             config,
@@ -247,6 +244,7 @@ def _files(config: TrainConfig, tokenizer: PreTrainedTokenizerBase, models: _Mod
         tokenizer=tokenizer,
         config_keys=pard_config_keys(**keys) if features is None else pard2_config_keys(**keys, features=features),
         features=features,
+        vocabulary=models.vocabulary.tolist() if isinstance(models.vocabulary, Tensor) else None,
         dtype=getattr(torch, config.dtype),
     )
 
