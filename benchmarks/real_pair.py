@@ -16,8 +16,10 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,11 +28,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 from real_target import make_target  # noqa: E402
 
 from vllm_pard.bench.conditions import conditions  # noqa: E402
+from vllm_pard.metrics import AcceptanceStats  # noqa: E402
 
 CONFIGS = ROOT / "benchmarks" / "configs"
 K, MAX_TOKENS = 5, 256
 BENCH_PROMPTS = 60  # of each task
 METHODS = "none,draft_model,pard"
+KINDS = ("pard", "pard2")
 
 
 @dataclass(frozen=True)
@@ -90,32 +94,60 @@ def serve(pair: Pair, test: Path) -> dict[str, Any]:
     return found
 
 
-def rows_of(pair: Pair) -> list[dict[str, Any]]:
-    """A row for each method and task."""
+def acceptance_rows(pair: Pair) -> list[dict[str, Any]]:
+    """A row for each draft, mode and task."""
+    return [
+        {
+            "method": kind if kind == "pard" else f"{kind}, {row['mode']}",
+            "task": Path(row["task"]).stem,
+            "num_speculative_tokens": row["num_speculative_tokens"],
+            "acceptance_length": row["acceptance_length"],
+            "acceptance_by_position": row["acceptance_by_position"],
+            "training_seconds": json.loads((pair.draft(kind) / "receipt.json").read_text())["training_seconds"],
+        }
+        for kind in KINDS
+        for row in evaluate(pair, kind)
+    ]
+
+
+def speed_rows(pair: Pair) -> list[dict[str, Any]]:
+    """A row for each method that was served, and task."""
     rows = []
-    for kind in ("pard", "pard2"):
-        receipt = json.loads((pair.draft(kind) / "receipt.json").read_text())
-        for row in evaluate(pair, kind):
-            method = kind if kind == "pard" else f"{kind}, {row['mode']}"
-            rows.append(
-                {
-                    "method": method,
-                    "task": Path(row["task"]).stem,
-                    "num_speculative_tokens": row["num_speculative_tokens"],
-                    "acceptance_length": row["acceptance_length"],
-                    "acceptance_by_position": row["acceptance_by_position"],
-                    "tokens_per_second": None,
-                    "speed_up": None,
-                    "training_seconds": receipt["training_seconds"],
-                }
-            )
+    for test in pair.tests:
+        served = serve(pair, test)
+        medians = {
+            result["method"]: median(run["num_tokens"] / run["seconds"] for run in result["runs"])
+            for result in served["results"]
+        }
+        differing = {check["label"]: check["num_requests"] - check["num_equal"] for check in served["verification"]}
+        rows += [
+            {
+                "method": result["method"],
+                "task": test.stem,
+                "acceptance_length": round(_stats(result).mean_acceptance_length, 4),
+                "tokens_per_second": round(medians[result["method"]], 1),
+                "speed_up": round(medians[result["method"]] / medians["none"], 3),
+                "num_outputs_that_differ": differing.get(result["method"], 0),
+            }
+            for result in served["results"]
+        ]
     return rows
+
+
+def _stats(result: dict[str, Any]) -> AcceptanceStats:
+    return sum((AcceptanceStats(**run["stats"]) for run in result["runs"]), AcceptanceStats())
 
 
 def _pard(*words: object) -> None:
     command = [sys.executable, "-m", "vllm_pard.cli", *map(str, words)]
     print("$ vllm-pard", *map(str, words), flush=True)
     subprocess.run(command, check=True, cwd=ROOT)
+
+
+def _timed(step: Callable[[], None]) -> float:
+    started = time.monotonic()
+    step()
+    return round(time.monotonic() - started, 1)
 
 
 def main() -> None:
@@ -127,19 +159,13 @@ def main() -> None:
     given = parser.parse_args()
     pair = Pair(given.work.resolve(), given.train.resolve(), tuple(path.resolve() for path in given.test))
     pair.work.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
     source = make_target(pair.target)
-    for name, step in (
-        ("answers", lambda: answer(pair)),
-        ("pard", lambda: train(pair, "pard")),
-        ("pard2", lambda: train(pair, "pard2")),
-    ):
-        started = time.monotonic()
-        step()
-        seconds[name] = round(time.monotonic() - started, 1)
-    rows = rows_of(pair)
-    served = {test.stem: serve(pair, test) for test in pair.tests}
-    result = {"conditions": conditions() | {"target": source, "seconds": seconds}, "rows": rows, "served": served}
+    seconds = {"answers": _timed(lambda: answer(pair))}
+    for kind in KINDS:
+        seconds[kind] = _timed(lambda: train(pair, kind))  # noqa: B023 - called at once
+    about = conditions() | {"target": source, "seconds": seconds, "num_speculative_tokens": K}
+    result = {"conditions": about, "rows": [*acceptance_rows(pair), *speed_rows(pair)]}
+    print(json.dumps(result["rows"], indent=2))
     if given.json is not None:
         given.json.write_text(json.dumps(result, indent=2) + "\n")
 

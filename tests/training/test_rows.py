@@ -178,7 +178,7 @@ def test_rows_are_padded_to_a_multiple(multiple):
     rows, plain = rows_of(packs, multiple=multiple), as_tuples(rows_of(packs))
     assert len(rows.anchors) % multiple == 0
     assert len(rows.anchors) - len(plain) < multiple
-    assert as_tuples(rows.first(len(plain))) == plain
+    assert as_tuples(rows.at(slice(len(plain)))) == plain
     assert (rows.documents[len(plain) :] == -1).all()
     assert (rows.labels[len(plain) :] == IGNORED).all()
 

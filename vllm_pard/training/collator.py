@@ -52,7 +52,7 @@ class Collator:
         is_trained &= is_known
         generators = [self._generator(item["draw"]) for item in items]
         lengths = chain_lengths(trained_run_lengths(documents, is_trained), packs, self.cod, generators)
-        rows = build_rows(tokens, documents, lengths, multiple=self.multiple)
+        rows = self.rows(tokens, documents, lengths, generators)
         batch: dict[str, Any] = {"rows": asdict(rows), "tokens": tokens, **self._labels(rows)}
         if self.feature_dropout is not None:
             keeps = [
@@ -61,6 +61,10 @@ class Collator:
             ]
             batch["keeps_features"] = torch.cat(keeps)
         return batch
+
+    def rows(self, tokens: Tensor, documents: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> Rows:
+        """The layout of a batch, for experiments to replace."""
+        return build_rows(tokens, documents, lengths, multiple=self.multiple)
 
     def _generator(self, draw: int) -> torch.Generator:
         """Unlike seeds that differ in few bits give unlike numbers only after mixing, which torch leaves to us."""

@@ -77,7 +77,7 @@ class Target:
     def __call__(self, rows: Rows, tokens: Tensor) -> TargetOutput:
         """Read the N tokens of a batch, whose rows these are."""
         num_tokens = len(tokens)
-        rows = rows.first(num_tokens)
+        rows = rows.at(slice(num_tokens))
         states: dict[int, Tensor] = {}
         hooks = [self._keep(layer, states) for layer in self.layers if layer != -1]
         try:
