@@ -79,11 +79,26 @@ def test_chunks_give_the_losses_and_the_gradients_of_one(size, bias):
 def test_only_the_kinds_that_are_asked_for(case, kinds):
     losses, _ = case.run(7, kinds)
     assert set(losses) == {"ce", *kinds}, "cross-entropy is always told, for the weights and the log"
-    draft_logits = case.draft.logits(slice(None))
-    teacher_logits = case.teacher.logits(slice(None))[case.teacher_rows]
-    torch.testing.assert_close(losses["ce"], cross_entropy(draft_logits, case.labels), **SUM_TOL)
+    log_probs = case.draft.logits(slice(None)).log_softmax(-1)
+    target_log_probs = case.teacher.logits(slice(None)).log_softmax(-1)[case.teacher_rows]
+    torch.testing.assert_close(losses["ce"], cross_entropy(log_probs, case.labels), **SUM_TOL)
     if "kl" in kinds:
-        torch.testing.assert_close(losses["kl"], forward_kl(draft_logits, teacher_logits), **SUM_TOL)
+        torch.testing.assert_close(losses["kl"], forward_kl(log_probs, target_log_probs), **SUM_TOL)
+
+
+def test_half_precision_gives_float32_losses(case):
+    """Of the logits as they are: nothing else is rounded."""
+    half = Case()
+    half.draft, half.teacher = (Head(h.hidden.bfloat16(), h.weight.bfloat16()) for h in (half.draft, half.teacher))
+    losses, gradients = half.run(7)
+    log_probs = half.draft.logits(slice(None)).float().log_softmax(-1)
+    target_log_probs = half.teacher.logits(slice(None)).float().log_softmax(-1)[half.teacher_rows]
+    wanted = {"ce": cross_entropy(log_probs, half.labels)}
+    wanted |= {kind: loss(log_probs, target_log_probs) for kind, loss in DISTILLATION.items()}
+    for kind in KINDS:
+        assert losses[kind].dtype == torch.float32
+        torch.testing.assert_close(losses[kind], wanted[kind], **SUM_TOL)
+    assert {gradient.dtype for gradient in gradients} == {torch.bfloat16}
 
 
 def test_the_teacher_is_not_needed_for_cross_entropy(case):
