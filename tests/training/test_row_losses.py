@@ -137,6 +137,22 @@ def test_no_tensor_has_all_rows_or_all_positions_by_all_words(case):
     assert largest(case, num_labels) == num_labels * V, "the control: one chunk of all"
 
 
+def num_saved(case, size):
+    """Elements that wait for the way back."""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
+        draft = replace(case.draft, hidden=case.draft.hidden.clone().requires_grad_())
+        row_losses(
+            draft, case.labels, case.chunks(size), teacher=case.teacher, teacher_rows=case.teacher_rows, kinds=KINDS
+        )
+    return sum(saved)
+
+
+def test_the_chunks_logits_do_not_wait_for_the_way_back(case):
+    assert num_saved(case, 8) < len(case.labels) * V / 4
+    assert num_saved(case, len(case.labels)) > len(case.labels) * V, "the control: one chunk, computed once"
+
+
 def test_a_chunk_never_has_more_teacher_rows_than_rows(case):
     """Long prompts lie between the answers; nothing of the target is computed there."""
     assert case.num_tokens > 1.5 * case.num_positions
