@@ -33,8 +33,14 @@ def losses(trainer):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"loss": {"weights": "d-pace"}}, {"loss": CAT, "reads_features": True}, {"loss": {"tv": 1.0, "ce": 0.5}}],
-    ids=["PARD", "D-PACE", "PARD-2", "TV"],
+    [
+        {},
+        {"loss": {"weights": "d-pace"}},
+        {"loss": CAT, "reads_features": True},
+        {"loss": {"tv": 1.0, "ce": 0.5}},
+        {"loss": CAT, "reads_features": True, "arguments": {"bf16": True, "gradient_checkpointing": True}},
+    ],
+    ids=["PARD", "D-PACE", "PARD-2", "TV", "PARD-2 in bfloat16, checkpointed"],
 )
 def test_the_loss_falls(tmp_path, options):
     trainer = toy_trainer(tmp_path, num_packs=160, batch_size=4, learning_rate=1e-2, **options)

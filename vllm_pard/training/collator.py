@@ -18,7 +18,7 @@ from vllm_pard.training.rows import IGNORED, PADDING, Rows, build_rows, chain_le
 
 __all__ = ["Collator"]
 
-LOGITS_AT_ONCE = 1 << 26  # logits of a chunk, in elements: 256 MiB in float32
+LOGITS_AT_ONCE = 1 << 25  # logits of a chunk, in elements: 128 MiB in float32, a few of which are alive at once
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,10 @@ class Head:
     def logits(self, rows: slice) -> Tensor:
         return F.linear(self.hidden[rows].to(self.weight.dtype), self.weight, self.bias)
 
+    def log_probs(self, rows: slice) -> Tensor:
+        """float32, whatever the logits are."""
+        return F.log_softmax(self.logits(rows), dim=-1, dtype=torch.float32)
+
 
 def chunks_of(teacher_rows: Sequence[int], chunk_size: int) -> list[Chunk]:
     """Cut rows into chunks of `chunk_size`.
@@ -84,15 +88,18 @@ def row_losses(
         kinds: of "ce", "kl", "tv", "lk".
     """
 
+    names = ["ce", *(kind for kind in kinds if kind != "ce")]
+
     def losses_of(chunk: Chunk, hidden: Tensor) -> tuple[Tensor, ...]:
         rows = slice(chunk.start, chunk.stop)
-        logits = Head(hidden, draft.weight, draft.bias).logits(slice(None))  # [C, V]
-        losses = [cross_entropy(logits, labels[rows])]
-        if teacher is not None:
+        log_probs = Head(hidden, draft.weight, draft.bias).log_probs(slice(None))  # [C, V]
+        losses = [cross_entropy(log_probs, labels[rows])]
+        if teacher is not None and len(names) > 1:
             with torch.no_grad():
-                seen = teacher.logits(slice(chunk.first, chunk.last))
-                teacher_logits = seen[teacher_rows[rows] - chunk.first]  # [C, V]
-            losses += [DISTILLATION[kind](logits, teacher_logits) for kind in kinds if kind != "ce"]
+                of_positions = teacher.log_probs(slice(chunk.first, chunk.last))
+                target_log_probs = of_positions[teacher_rows[rows] - chunk.first]  # [C, V]
+                del of_positions
+            losses += [DISTILLATION[kind](log_probs, target_log_probs) for kind in names[1:]]
         return tuple(losses)
 
     def run(chunk: Chunk) -> tuple[Tensor, ...]:
@@ -101,7 +108,6 @@ def row_losses(
             return losses_of(chunk, hidden)
         return checkpoint(losses_of, chunk, hidden, use_reentrant=False)  # type: ignore[no-any-return]
 
-    names = ["ce", *(kind for kind in kinds if kind != "ce")]
     parts = [run(chunk) for chunk in chunks]
     return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
 
