@@ -13,7 +13,6 @@ DEMO = "demo"  # what commands call the bundled target
 DEMO_MARKER = "vllm_pard_demo"
 # Every public PARD-1 draft was trained with 8 depths.
 PARD_NUM_SPECULATIVE_TOKENS = 8
-TRAINING_CODE = "https://github.com/AMD-AGI/PARD"
 
 
 class CatalogError(PardError):
@@ -93,7 +92,7 @@ def find_draft(model: str, config: Mapping[str, Any]) -> CatalogEntry:
         f"Known pairs: {pairs}. "
         "Name another draft: with --draft (vllm-pard doctor: after the target), "
         'or as "model" in the speculative config. '
-        f"New ones are trained with AMD's code: {TRAINING_CODE}"
+        "vllm-pard train makes one, from a smaller model of the family or from layers of the target"
     )
 
 
