@@ -8,7 +8,7 @@ ACCEPTED = {"num_drafts": 4, "num_draft_tokens": 8, "num_accepted_tokens": 6, "a
 # A draft of which next to nothing is kept, and steps for which it costs too much.
 POOR = {"num_drafts": 400, "num_draft_tokens": 800, "num_accepted_tokens": 44, "accepted_per_position": [40, 4]}
 COSTS = {"batch_size": 3, "plain_ms": 10.0, "step_ms": 30.0, "draft_ms": 5.0}
-MAX_PROMPT_TOKENS = 40
+MAX_PROMPT_TOKENS = 400
 NOTHING = {"num_drafts": 0, "num_draft_tokens": 0, "num_accepted_tokens": 0, "accepted_per_position": []}
 
 
