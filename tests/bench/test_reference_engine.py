@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from transformers.utils import logging
 
 from vllm_pard.bench.load import Request, Sampling
 from vllm_pard.bench.methods import REFERENCE_METHODS, Contender, Models
 from vllm_pard.bench.reference_engine import ReferenceRunner
 from vllm_pard.bench.verify import NUM_LIKELIEST, compare
+from vllm_pard.metrics import AcceptanceStats
 
 SAMPLING = Sampling(max_tokens=6)
 
@@ -19,8 +21,43 @@ def runner(target: Path) -> ReferenceRunner:
 
 
 @pytest.fixture
+def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but AR are compiled, which takes a minute."""
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+
+@pytest.fixture
 def plain(tiny_pair: tuple[Path, Path]) -> ReferenceRunner:
     return runner(tiny_pair[0])
+
+
+@pytest.fixture(scope="module")
+def pard2_draft(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pard2_draft import save_pard2_draft
+
+    return save_pard2_draft(tmp_path_factory.mktemp("pard2") / "draft", tiny_pair[1])
+
+
+@pytest.mark.usefixtures("not_compiled")
+def test_pard2_is_dependent_on_its_own_target(
+    tiny_pair: tuple[Path, Path], pard2_draft: Path, requests: list[Request], tmp_path: Path
+) -> None:
+    """And independent for any other, which is PARD with the same weights."""
+    (tmp_path / "other").symlink_to(tiny_pair[0])
+    contender = Contender(name="pard", label="pard", method=REFERENCE_METHODS["pard"], num_speculative_tokens=4)
+
+    def measured(target: Path, draft: Path) -> tuple[AcceptanceStats, list[list[int]]]:
+        found = ReferenceRunner(contender, Models(target=str(target), draft=str(draft)), "float32", 64, None)
+        outputs = found.outputs(requests, SAMPLING, 4, with_likeliest=False)
+        return found.measure(requests, SAMPLING, 4).stats, [output.token_ids for output in outputs]
+
+    pard, dependent, independent = (
+        measured(*pair) for pair in (tiny_pair, (tiny_pair[0], pard2_draft), (tmp_path / "other", pard2_draft))
+    )
+    assert independent == pard
+    assert dependent[0] != pard[0]
+    assert dependent[1] == pard[1]
+    assert dependent[0].num_accepted_tokens > 0
 
 
 def test_the_likeliest_tokens_are_those_of_each_position(plain: ReferenceRunner, requests: list[Request]) -> None:

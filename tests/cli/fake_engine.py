@@ -8,6 +8,7 @@ ACCEPTED = {"num_drafts": 4, "num_draft_tokens": 8, "num_accepted_tokens": 6, "a
 # A draft of which next to nothing is kept, and steps for which it costs too much.
 POOR = {"num_drafts": 400, "num_draft_tokens": 800, "num_accepted_tokens": 44, "accepted_per_position": [40, 4]}
 COSTS = {"batch_size": 3, "plain_ms": 10.0, "step_ms": 30.0, "draft_ms": 5.0}
+MAX_PROMPT_TOKENS = 400
 NOTHING = {"num_drafts": 0, "num_draft_tokens": 0, "num_accepted_tokens": 0, "accepted_per_position": []}
 
 
@@ -46,7 +47,7 @@ def main() -> None:
                 sys.exit(3)
             if behaviour == "hang-in-the-middle" and number == 2:
                 time.sleep(600)
-            if prompt["text"] == "too long":
+            if prompt.get("text") == "too long" or len(prompt.get("token_ids", ())) > MAX_PROMPT_TOKENS:
                 send(event="refused", id=prompt["id"], message="the prompt is too long")
                 continue
             answer(prompt, command, different=behaviour == "differs" and speculative is not None)

@@ -136,6 +136,24 @@ def test_pair_that_does_not_fit(draft: str | None, words: str, tiny_pair: tuple[
     assert words in text
 
 
+def test_pard2_says_its_mode_and_why(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    from pard2_draft import save_pard2_draft
+
+    draft = save_pard2_draft(tmp_path / "draft", tiny_pair[1])
+    (tmp_path / "other").symlink_to(tiny_pair[0])
+
+    def note(target: Path) -> str:
+        findings = doctor.check_pair(str(target), str(draft), None)
+        (found,) = [finding.text for finding in findings if (finding.subject, finding.status) == ("draft", "note")]
+        return found
+
+    start = "a PARD-2 draft; this version serves it target-independent; --engine reference runs it"
+    reason = f"the draft {str(draft)!r} takes features of"
+    assert note(tiny_pair[0]) == f"{start} dependent: {reason} org/target"
+    other = str(tmp_path / "other")
+    assert note(tmp_path / "other") == f"{start} independent: {reason} 'org/target', and the target is {other!r}"
+
+
 def test_exit_code_and_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("check_versions", "check_engine"):
         monkeypatch.setattr(doctor, name, list)

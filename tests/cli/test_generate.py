@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from vllm_pard.cli.engine.client import EngineProcess
 from vllm_pard.demo import demo_path
 
 Run = Callable[..., Any]
@@ -13,6 +15,14 @@ Run = Callable[..., Any]
 
 def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def pard2_draft(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny draft, as one that reads features of the tiny target."""
+    from pard2_draft import save_pard2_draft
+
+    return save_pard2_draft(tmp_path_factory.mktemp("pard2") / "draft", tiny_pair[1])
 
 
 @pytest.fixture
@@ -83,6 +93,7 @@ class TestWithFakeEngine:
         ("arguments", "message"),
         [
             (["--top-p", "0"], "--top-p must be above 0"),
+            (["--n", "3"], "--n 3 needs a --temperature above 0: greedy answers to one prompt are all the same"),
             (["--no-pard", "--draft", "d"], "--no-pard drafts nothing"),
             (["--no-pard", "--speculative-config", '{"model": "d"}'], "--no-pard drafts nothing"),
             (["--speculative-config", "{bad"], "--speculative-config is not valid JSON"),
@@ -100,6 +111,45 @@ class TestWithFakeEngine:
         assert result.exit_code == 2
         assert result.stderr.startswith(f"vllm-pard: {message}")
         assert result.stderr.count("\n") == 1
+
+    def test_several_answers_to_each_prompt(self, run: Run, prompt_file: Path, tmp_path: Path) -> None:
+        output = tmp_path / "out.jsonl"
+        shared = ("generate", "fine", "--prompts", prompt_file, "--output", output, "--temperature", 0.7, "--n")
+        assert run(*shared, 1).exit_code == 0
+        first = records(output)
+        result = run(*shared, 3, "--resume")
+        assert result.exit_code == 0
+        assert f"3 of 9 prompts are finished in {output}; 6 are left" in result.stderr
+        assert records(output)[:3] == first
+        assert [(record["id"], record["prompt"]) for record in records(output)[3:]] == [
+            ("line-1#2", "one"),
+            ("line-2#2", "two"),
+            ("line-3#2", "three"),
+            ("line-1#3", "one"),
+            ("line-2#3", "two"),
+            ("line-3#3", "three"),
+        ]
+        assert run(*shared, 2, "--resume").stderr.endswith(f"6 of 6 prompts are finished in {output}; none is left\n")
+
+    @pytest.mark.parametrize(
+        ("options", "seeds"), [(("--seed", 7), {0: 7, 1: 8, 2: 9}), ((), {0: None, 1: None, 2: None})]
+    )
+    def test_each_answer_has_a_seed_of_its_own(
+        self, options: tuple[Any, ...], seeds: dict[int, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked: list[dict[str, Any]] = []
+        generate = EngineProcess.generate
+
+        def recording(engine: EngineProcess, prompts: list[dict[str, Any]], *rest: Any, **options: Any) -> Any:
+            asked.extend(prompts)
+            return generate(engine, prompts, *rest, **options)
+
+        monkeypatch.setattr(EngineProcess, "generate", recording)
+        arguments = ("--prompt", "a", "--prompt", "b", "--n", 3, "--temperature", 1, *options)
+        assert run("generate", "fine", *arguments).exit_code == 0
+        assert [(prompt["text"], prompt["seed"]) for prompt in asked] == [
+            (text, seeds[sample]) for sample in range(3) for text in "ab"
+        ]
 
     def test_a_target_that_does_not_go_by_its_config_is_left_to_vllm(self, run: Run, tmp_path: Path) -> None:
         target = tmp_path / "fine"
@@ -182,6 +232,64 @@ class TestWithReferenceEngine:
         free = answers("free", "--temperature", 5)  # equal prompts, different answers
         assert free[0] != free[1]
 
+    def test_several_answers_differ_and_can_be_repeated(
+        self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        target, draft = tiny_pair
+        shared = ("generate", target, "--engine", "reference", "--draft", draft, "--prompt", "Hello")
+        sampled = (*shared, "--max-tokens", 8, "--temperature", 5)
+
+        def answers(name: str, *options: Any) -> dict[str, str]:
+            assert run(*sampled, *options, "--output", tmp_path / name).exit_code == 0
+            return {record["id"]: record["text"] for record in records(tmp_path / name)}
+
+        three = answers("three", "--n", 3, "--seed", 3)
+        assert list(three) == ["prompt-1", "prompt-1#2", "prompt-1#3"]
+        assert len(set(three.values())) == 3
+        assert answers("again", "--n", 3, "--seed", 3) == three
+        assert answers("one", "--seed", 3) == {"prompt-1": three["prompt-1"]}
+        assert len(set(answers("free", "--n", 3).values())) == 3
+
+    @pytest.mark.parametrize(
+        ("options", "mode", "reason"),
+        [
+            ((), "dependent", "takes features of org/target"),
+            (("--speculative-config", '{"mode": "target-independent"}'), "independent", "asked for"),
+        ],
+    )
+    def test_pard2_is_dependent_on_its_own_target(
+        self,
+        options: tuple[str, ...],
+        mode: str,
+        reason: str,
+        run: Run,
+        tiny_pair: tuple[Path, Path],
+        pard2_draft: Path,
+    ) -> None:
+        shared = ("generate", tiny_pair[0], "--engine", "reference", "--dtype", "float32", "--max-tokens", 40)
+        results = [
+            run(*shared, "--prompt", "Hello", "--draft", draft, "--num-speculative-tokens", 4, *more)
+            for draft, more in ((pard2_draft, options), (tiny_pair[1], ()))
+        ]
+        assert [result.exit_code for result in results] == [0, 0]
+        told, pard = (result.stderr.replace("\n", " ") for result in results)
+        assert f"reference engine: pard2, draft {pard2_draft}, K=4, {mode}: " in told
+        assert reason in told
+        assert results[0].stdout == results[1].stdout
+        # Without features, it is the PARD draft that it was made of.
+        lengths = [re.search(r"mean acceptance length ([0-9.]+)", text) for text in (told, pard)]
+        assert all(lengths)
+        assert (lengths[0][1] == lengths[1][1]) == (mode == "independent")
+
+    def test_pard2_for_another_target(
+        self, run: Run, tiny_pair: tuple[Path, Path], pard2_draft: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "other").symlink_to(tiny_pair[0])
+        shared = ("--engine", "reference", "--max-tokens", 4, "--prompt", "x", "--draft", pard2_draft)
+        told = run("generate", tmp_path / "other", *shared).stderr.replace("\n", " ")
+        assert "K=4, independent: the draft" in told
+        assert f"takes features of 'org/target', and the target is '{tmp_path / 'other'}'" in told
+
     def test_draft_with_another_tokenizer(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
         from tiny_models import save_tokenizer
 
@@ -224,3 +332,23 @@ class TestWithReferenceEngine:
         result = run("generate", target, "--no-pard", "--engine", "reference", "--chat", "--prompt", "x")
         assert result.exit_code == 1
         assert "prompt-1 was refused: Cannot use chat template" in result.stderr.replace("\n", " ")
+
+
+@pytest.mark.engine
+def test_samples_of_the_real_engine_differ_by_their_seeds(
+    run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal prompts get equal answers to each sample."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Our own tests run Triton's interpreter; an engine for users does not.
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    target, draft = tiny_pair
+    sampling = ("--temperature", 2, "--seed", 3, "--n", 3, "--max-tokens", 8, "--dtype", "float32")
+    prompts, output = ("--prompt", "Hello", "--prompt", "Hello"), tmp_path / "out.jsonl"
+    result = run("generate", target, "--draft", draft, *prompts, *sampling, "--output", output)
+    assert result.exit_code == 0, result.output
+    answers = {record["id"]: record["text"] for record in records(output)}
+    for suffix in ("", "#2", "#3"):
+        assert answers[f"prompt-1{suffix}"] == answers[f"prompt-2{suffix}"]
+    assert len(set(answers.values())) == 3

@@ -1,4 +1,4 @@
-"""The reference engine, measured: AR, AR+, VSD and PARD on Transformers."""
+"""The reference engine, measured: AR, AR+, VSD and PARD on Transformers; PARD-2 is dependent where its target is."""
 
 import time
 from collections.abc import Iterator
@@ -12,10 +12,13 @@ from vllm_pard.bench.measurement import Measurement
 from vllm_pard.bench.methods import Contender, Models
 from vllm_pard.bench.options import BenchmarkError
 from vllm_pard.bench.verify import NUM_LIKELIEST, Output
+from vllm_pard.catalog import choose_draft
+from vllm_pard.checkpoint import load_config
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.reference.engine import Generation, ReferenceEngine
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
 from vllm_pard.silence import without_progress_bars
+from vllm_pard.target_proj import target_proj_for
 
 
 class ReferenceRunner:
@@ -32,9 +35,8 @@ class ReferenceRunner:
             draft = contender.method.draft and load_model(contender.method.draft(models), dtype, device)
         self._options: dict[str, Any] = {
             "draft": draft,
-            "method": contender.name,
             "num_speculative_tokens": contender.num_speculative_tokens,
-            "mask_token_id": models.mask_token_id if contender.name == "pard" else None,
+            **(_parallel(models) if contender.name == "pard" else {"method": contender.name}),
             "max_length": max_length,
             "compiled": contender.name != "ar",
         }
@@ -92,6 +94,17 @@ class ReferenceRunner:
         top = logits.log_softmax(dim=-1).topk(min(NUM_LIKELIEST, logits.shape[-1]))  # [len(token_ids), at most 10]
         rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return [dict(zip(ids, logprobs, strict=True)) for ids, logprobs in rows]
+
+
+def _parallel(models: Models) -> dict[str, Any]:
+    """How the PARD or PARD-2 draft is run."""
+    checkpoint, _ = choose_draft(models.target, models.target_config, draft=models.draft)
+    options: dict[str, Any] = {"method": "pard", "mask_token_id": checkpoint.mask_token_id}
+    if checkpoint.features is None:
+        return options
+    hidden_size = load_config(checkpoint.path)["hidden_size"]
+    target_proj, _ = target_proj_for(checkpoint, hidden_size, models.target, models.target_config)
+    return options | {"method": "pard2", "target_proj": target_proj}
 
 
 @contextmanager

@@ -185,6 +185,7 @@ def check_pair(target: str, draft: str | None, mask_token_id: int | None) -> Ite
     """Everything about a pair that can be known without loading weights."""
     from vllm_pard.catalog import choose_draft
     from vllm_pard.checkpoint import check_tokenizers, load_config
+    from vllm_pard.pard2 import choose_mode
 
     try:
         target_config = load_config(target)
@@ -194,8 +195,10 @@ def check_pair(target: str, draft: str | None, mask_token_id: int | None) -> Ite
         )
         text = f"{checkpoint.path}, mask token {checkpoint.mask_token_id}, K={num_speculative_tokens}"
         yield Finding("draft", "ok", text)
-        if checkpoint.format == "pard2":
-            yield Finding("draft", "note", "a PARD-2 draft; this version serves it target-independent")
+        if checkpoint.features is not None:
+            mode, reason = choose_mode(checkpoint.path, checkpoint.features, target, target_config)
+            served = f"a PARD-2 draft; this version serves it target-independent; --engine reference runs it {mode}"
+            yield Finding("draft", "note", f"{served}: {reason}")
         if checkpoint.vocab_size != target_config.get("vocab_size"):
             sizes = f"{target_config.get('vocab_size')} and {checkpoint.vocab_size}"
             yield Finding("vocabulary", "note", f"{sizes} ids; only common ids are drafted")

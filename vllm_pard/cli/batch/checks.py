@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from vllm_pard.reference.engine import Method
 
 REFERENCE_METHODS: "dict[str, Method]" = {"pard": "pard", "draft_model": "vsd"}  # by what vLLM calls them
-REFERENCE_KEYS = {"method", "model", "num_speculative_tokens", "mask_token_id"}
+REFERENCE_KEYS = {"method", "model", "num_speculative_tokens", "mask_token_id", "mode"}
 
 
 class ReferenceEngineError(PardError):

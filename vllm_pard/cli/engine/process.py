@@ -129,9 +129,14 @@ def _pass_on(output: Any, answer: Answer, stream: bool, send: Send) -> None:
 
 
 def _tokenize(tokenizer: Any, prompts: list[dict[str, Any]], send: Send) -> dict[str, list[int]]:
-    """Token ids by request; a chat without a chat template is refused like a prompt that is too long."""
+    """Token ids by request, where they are not given; a chat without a chat template is refused like a prompt that is
+    too long.
+    """
     requests = {}
     for prompt in prompts:
+        if "token_ids" in prompt:
+            requests[prompt["id"]] = prompt["token_ids"]
+            continue
         try:
             requests[prompt["id"]] = prompt_token_ids(tokenizer, prompt["text"], prompt["messages"])
         except ValueError as error:

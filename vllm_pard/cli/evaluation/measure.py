@@ -1,80 +1,98 @@
 """What `vllm-pard evaluate` measures: an engine decodes each task, and its answers are replayed at every K and mode."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from vllm_pard.bench.conditions import conditions, portable
-from vllm_pard.bench.prompt_sets import load_prompts
-from vllm_pard.cli.arguments import UsageError
-from vllm_pard.cli.evaluation.decoding import Decoded, decode_with_reference, decode_with_vllm
-from vllm_pard.cli.evaluation.question import Models, Question, find_models
+from vllm_pard.bench.prompt_sets import PromptSet
+from vllm_pard.bench.reference_engine import readable_memory_errors
+from vllm_pard.cli.evaluation.decoding import (
+    Decoded,
+    LoadedModels,
+    Tell,
+    decode_with_reference,
+    decode_with_vllm,
+    load_models,
+    tokenized,
+)
+from vllm_pard.cli.evaluation.question import Models
 from vllm_pard.cli.progress import Progress
 from vllm_pard.metrics import AcceptanceStats
-from vllm_pard.prompts import Prompt
-from vllm_pard.reference.models import best_device, load_model
+from vllm_pard.pard2 import Mode
 from vllm_pard.silence import without_progress_bars, without_warnings
-from vllm_pard.training.draft_replay import DraftReplay
-
-DTYPES = {"half": "float16", "float": "float32"}  # vLLM's words in Transformers' words
+from vllm_pard.training.draft_replay import DraftReplay, check_replay
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Rows of task, mode, K and counts, and under which conditions they hold."""
+    """Rows of task, mode, K and counts; under which conditions they hold; why prompts were refused, by task and id."""
 
     conditions: dict[str, Any]
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[dict[str, Any]]
+    refused: dict[str, dict[str, str]]
 
 
-def measure(question: Question) -> Evaluation:
-    """Decode and replay."""
-    models = find_models(question)
-    tasks = {task.name: task.prompts for task in _tasks(question)}
-    state = {"words": "starting the engine"}
-    num_prompts = sum(map(len, tasks.values()))
-    with Progress(num_prompts, lambda: state["words"]) as progress, without_warnings(), without_progress_bars():
+def measure(models: Models, tasks: Sequence[PromptSet]) -> Evaluation:
+    """Decode and replay, telling how far it is."""
+    if models.target_proj is not None:
+        check_replay(models.target_proj)
+    words = "starting the engine"
+    num_prompts = sum(len(task.prompts) for task in tasks)
+    with (
+        readable_memory_errors(),
+        without_warnings(),
+        without_progress_bars(),
+        Progress(num_prompts, lambda: words) as progress,
+    ):
         progress.show(0)
 
         def tell(name: str, num_done: int) -> None:
-            state["words"] = f"{name}: {num_done} of {num_prompts} prompts answered"
+            nonlocal words
+            words = f"{name}: {num_done} of {num_prompts} prompts answered"
             progress.show(num_done)
 
-        decode = decode_with_reference if question.reference else decode_with_vllm
-        decoded = decode(models, tasks, tell)
-        state["words"] = "replaying the answers"
-        rows = [row for mode in models.modes for row in _replay(models, mode, decoded)]
-    return Evaluation(_conditions(models, tasks), rows)
+        decoded, loaded = _decode(models, tasks, tell)
+        words = "replaying the answers"
+        rows = _replay(models, loaded, decoded)
+        dtype = str(loaded.draft.dtype).removeprefix("torch.")
+    refused = {name: result.refused for name, result in decoded.items() if result.refused}
+    return Evaluation(_conditions(models, tasks, dtype), rows, refused)
 
 
-def _tasks(question: Question) -> list[Any]:
-    tasks = [load_prompts(name, num_prompts=question.num_prompts, seed=question.seed) for name in question.tasks]
-    names = [task.name for task in tasks]
-    if len(set(names)) < len(names):
-        raise UsageError(f"every task needs a name of its own; got {', '.join(names)}")
-    return tasks
+def _decode(models: Models, tasks: Sequence[PromptSet], tell: Tell) -> tuple[dict[str, Decoded], LoadedModels]:
+    """The answers, and the weights to replay them with: vLLM's engine and they are never in memory together."""
+    question, asked = models.question, tokenized(models, tasks)
+    if question.reference:
+        loaded = load_models(models, question.dtype, with_target=True)
+        return decode_with_reference(models, loaded, asked, tell), loaded
+    decoded, dtype = decode_with_vllm(models, asked, tell)
+    return decoded, load_models(models, dtype, with_target=models.target_proj is not None)
 
 
-def _replay(models: Models, mode: str, decoded: dict[str, Decoded]) -> list[dict[str, Any]]:
-    question, checkpoint = models.question, models.checkpoint
-    dtype = DTYPES.get(question.dtype, question.dtype)
-    is_dependent = mode == "dependent"
+def _replay(models: Models, loaded: LoadedModels, decoded: dict[str, Decoded]) -> list[dict[str, Any]]:
+    target_config: Any = AutoConfig.from_pretrained(models.question.target).get_text_config(decoder=True)
     replay = DraftReplay(
-        load_model(checkpoint.path, dtype, best_device()),
-        mask_token_id=checkpoint.mask_token_id,
-        num_speculative_tokens=max(models.lengths),
-        target=load_model(question.target, dtype, best_device()) if is_dependent else None,
-        target_proj=models.target_proj if is_dependent else None,
+        loaded.draft,
+        mask_token_id=models.checkpoint.mask_token_id,
+        num_speculative_tokens=models.max_length,
+        vocab_size=target_config.vocab_size,
+        target=loaded.target,
+        target_proj=models.target_proj,
     )
     rows = []
     for task, result in decoded.items():
-        stats = replay.acceptance(result.answers, models.lengths)
-        rows += [_row(task, mode, k, stats[k], result) for k in models.lengths]
+        for mode in models.modes:
+            stats = replay.acceptance(result.answers, models.lengths, mode=mode)
+            rows += [_row(models, task, mode, k, stats[k], result) for k in models.lengths]
     return rows
 
 
-def _row(task: str, mode: str, k: int, stats: AcceptanceStats, result: Decoded) -> dict[str, Any]:
+def _row(models: Models, task: str, mode: Mode, k: int, stats: AcceptanceStats, result: Decoded) -> dict[str, Any]:
     row = {
         "task": task,
         "mode": mode,
@@ -83,26 +101,55 @@ def _row(task: str, mode: str, k: int, stats: AcceptanceStats, result: Decoded) 
         "acceptance_by_position": [round(share, 4) for share in stats.acceptance_by_position],
         **asdict(stats),
         "num_prompts": len(result.answers),
-        "num_refused": result.num_refused,
+        "num_refused": len(result.refused),
+        "num_tokens": sum(len(each.answer) for each in result.answers),
     }
-    if (mode, k) == (result.mode, result.num_speculative_tokens):
+    if (mode, k) == (_decoded_mode(models), models.max_length):
         row["decoded"] = asdict(result.stats)
         row["decoded_acceptance_length"] = round(result.stats.mean_acceptance_length, 4)
     return row
 
 
-def _conditions(models: Models, tasks: dict[str, list[Prompt]]) -> dict[str, Any]:
+def _decoded_mode(models: Models) -> Mode:
+    """vLLM drafts without features."""
+    is_dependent = models.question.reference and models.target_proj is not None
+    return "dependent" if is_dependent else "independent"
+
+
+def _mode_reason(models: Models) -> str | None:
+    """Of a PARD-2 draft; a result is read elsewhere."""
+    if models.checkpoint.features is None:
+        return None
+    names = (models.question.target, models.checkpoint.path)
+    return reduce(lambda reason, name: reason.replace(name, portable(name)), names, models.why)
+
+
+def _conditions(models: Models, tasks: Sequence[PromptSet], dtype: str) -> dict[str, Any]:
     question = models.question
     return conditions() | {
         "target": portable(question.target),
         "draft": portable(models.checkpoint.path),
         "mask_token_id": models.checkpoint.mask_token_id,
-        "mode": models.why if models.checkpoint.features else None,
+        "format": models.checkpoint.format,
+        "modes": list(models.modes),
+        "decoded_mode": _decoded_mode(models),
+        "mode_reason": _mode_reason(models),
         "engine": "reference" if question.reference else "vllm",
+        "engine_options": question.options,
         "dtype": question.dtype,
+        "weight_dtype": dtype,
         "max_tokens": question.max_tokens,
         "temperature": 0,
+        "enable_thinking": False,
         "seed": question.seed,
         "num_threads": torch.get_num_threads(),
-        "tasks": {name: len(prompts) for name, prompts in tasks.items()},
+        "tasks": [
+            {
+                "name": task.name,
+                "source": task.source,
+                "available": task.num_available,
+                "num_prompts": len(task.prompts),
+            }
+            for task in tasks
+        ],
     }

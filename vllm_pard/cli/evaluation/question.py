@@ -1,12 +1,25 @@
-"""What `vllm-pard evaluate` is asked, and the models that it is about."""
+"""What `vllm-pard evaluate` is asked: checked, and found without loading a model."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from vllm_pard.bench.prompt_sets import PromptSet, load_prompts
 from vllm_pard.catalog import choose_draft
-from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers, load_config
+from vllm_pard.checkpoint import PardCheckpoint, check_exists, check_tokenizers, load_config
+from vllm_pard.cli.arguments import UsageError
 from vllm_pard.config import check_num_speculative_tokens
+from vllm_pard.pard2 import Mode
 from vllm_pard.target_proj import TargetProj, target_proj_for
+
+Wanted = Literal["auto", "dependent", "independent", "both"]
+
+# Arguments of vLLM that have a place of their own on our command line.
+PLACES = {"model": "TARGET", "speculative_config": "DRAFT and --k", "dtype": "--dtype"}
+# And those after which the target would not be what Transformers reads for the replay.
+OTHER_TARGET = (
+    *("config_format", "hf_config_path", "hf_overrides", "revision", "skip_tokenizer_init", "tokenizer"),
+    *("tokenizer_mode", "tokenizer_revision", "trust_remote_code"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +30,10 @@ class Question:
     draft: str | None
     tasks: tuple[str, ...]
     num_prompts: int | None
-    lengths: tuple[int, ...] | None
-    mode: str
+    lengths: tuple[int, ...] | None  # K
+    mode: Wanted
     reference: bool
-    options: dict[str, Any]
+    options: dict[str, Any]  # more of vLLM's LLM arguments
     dtype: str
     max_tokens: int
     seed: int
@@ -29,7 +42,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Models:
-    """What is asked about, by name; nothing is loaded."""
+    """What is asked about, by name; of its weights, only target_proj is there."""
 
     question: Question
     checkpoint: PardCheckpoint
@@ -38,21 +51,54 @@ class Models:
     why: str  # this mode
 
     @property
-    def modes(self) -> tuple[str, ...]:
+    def modes(self) -> tuple[Mode, ...]:
         if self.target_proj is None:
             return ("independent",)
         return ("dependent", "independent") if self.question.mode == "both" else ("dependent",)
 
+    @property
+    def max_length(self) -> int:
+        """The longest draft, which an engine decodes with."""
+        return max(self.lengths)
+
+
+def find_tasks(question: Question) -> list[PromptSet]:
+    """The prompts of each task. Raises PardError where a task is unknown, or two have one name."""
+    tasks = [load_prompts(name, num_prompts=question.num_prompts, seed=question.seed) for name in question.tasks]
+    names = [task.name for task in tasks]
+    twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
+    if twice is not None:
+        raise UsageError(f"every task needs a name of its own; {twice!r} is given twice: leave one out, or rename it")
+    return tasks
+
 
 def find_models(question: Question) -> Models:
-    """Check them by their configs; only target_proj is read."""
+    """Raises PardError where the draft can't be evaluated for the target as asked."""
+    _check_options(question)
+    for length in question.lengths or ():
+        check_num_speculative_tokens(length)
+    check_exists(question.target)
     target_config = load_config(question.target)
     checkpoint, trained = choose_draft(question.target, target_config, draft=question.draft)
-    check_tokenizers(question.target, checkpoint.path)
-    lengths = question.lengths or (trained,)
-    for length in lengths:
-        check_num_speculative_tokens(length)
-    hidden_size = load_config(checkpoint.path)["hidden_size"]
     wanted: Any = {"auto": None, "both": "dependent"}.get(question.mode, question.mode)
+    hidden_size = load_config(checkpoint.path).get("hidden_size", 0)  # of no use to a PARD draft
     target_proj, why = target_proj_for(checkpoint, hidden_size, question.target, target_config, wanted=wanted)
-    return Models(question, checkpoint, lengths, target_proj, why)
+    check_tokenizers(question.target, checkpoint.path)
+    return Models(question, checkpoint, question.lengths or (trained,), target_proj, why)
+
+
+def _check_options(question: Question) -> None:
+    if question.reference and question.options:
+        raise UsageError(
+            f"--engine-args are for vLLM, and --engine reference was given with {sorted(question.options)[0]!r}: "
+            "leave one of the two out"
+        )
+    for key, place in PLACES.items():
+        if key in question.options:
+            raise UsageError(f"{key!r} does not go into --engine-args; give it as {place}")
+    for key in OTHER_TARGET:
+        if key in question.options:
+            raise UsageError(
+                f"{key!r} can't be among --engine-args: answers are replayed on Transformers, which would read another "
+                "target; name a folder in which the target is as you want it"
+            )
