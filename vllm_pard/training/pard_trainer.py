@@ -20,6 +20,8 @@ from vllm_pard.training.parallel_draft import ParallelDraft
 from vllm_pard.training.rows import Rows
 from vllm_pard.training.run_folder import mark_complete
 from vllm_pard.training.target import Target, TargetOutput
+from vllm_pard.training.target_cache import CachedTarget
+from vllm_pard.training.top_k import TopKOutput
 from vllm_pard.training.watch import Watch
 
 __all__ = ["PardTrainer", "TrainingError"]
@@ -38,7 +40,7 @@ class PardTrainer(Trainer):
         packs: a PackedDataset or a stream of the same items, in the order in which they are to be trained.
         collator: lays out a batch.
         held_out: for the evaluation; None: there is none.
-        target: None where neither the loss nor the draft reads one.
+        target: None where neither the loss nor the draft reads one. A cached one needs batches that name their packs.
         files: write and read checkpoints.
         watch: is told what happens; None: nobody is.
     """
@@ -53,7 +55,7 @@ class PardTrainer(Trainer):
         files: DraftFiles,
         watch: Watch | None = None,
         held_out: HeldOut | None = None,
-        target: Target | None = None,
+        target: Target | CachedTarget | None = None,
     ) -> None:
         arguments.remove_unused_columns = False  # the collator reads them
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU: a batch can't be cut in pieces
@@ -79,7 +81,8 @@ class PardTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean over the rows of all processes: two processes learn what one with both batches would."""
-        outputs = model(**inputs, target=self._read_target(inputs))
+        target = self._read_target(inputs)
+        outputs = model(**inputs, target=target)
         sums = torch.stack([outputs["loss"].detach(), outputs["weight"]])
         total, weight = self.accelerator.reduce(sums, reduction="sum")
         weight = weight.clamp(min=1e-6)
@@ -130,13 +133,18 @@ class PardTrainer(Trainer):
 
     def _predict(self, inputs: dict[str, Any], reads_features: bool) -> Tensor:
         inputs = self._prepare_inputs(inputs)
-        target = self._read_target(inputs) if reads_features else None
+        target = self._read_target(inputs, is_needed=reads_features)
         with self.compute_loss_context_manager():
             predictions: Tensor = self.model_wrapped(**inputs, target=target, predicts=True)["predictions"]
         return predictions
 
-    def _read_target(self, inputs: dict[str, Any]) -> TargetOutput | None:
-        return None if self.target is None else self.target(Rows(**inputs["rows"]), inputs["tokens"])
+    def _read_target(self, inputs: dict[str, Any], is_needed: bool = True) -> TargetOutput | TopKOutput | None:
+        packs = inputs.pop("packs", None)  # the draft has no use for them
+        if self.target is None or not is_needed:
+            return None
+        if isinstance(self.target, CachedTarget):
+            return self.target(packs, self.args.device)
+        return self.target(Rows(**inputs["rows"]), inputs["tokens"])
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """The packs are in their order already, so that a run that is resumed needs no state of a sampler."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,19 @@ class Head:
     def logits(self, rows: slice) -> Tensor:
         return F.linear(self.hidden[rows].to(self.weight.dtype), self.weight, self.bias)
 
+    def logits_beside(self, draft_logits: Tensor, positions: slice, which: Tensor) -> Tensor:
+        """As `Teacher` has it; what the draft says is not needed."""
+        return self.logits(positions)[which]
+
+
+class Teacher(Protocol):
+    """What is distilled."""
+
+    def logits_beside(self, draft_logits: Tensor, positions: slice, which: Tensor) -> Tensor:
+        """The teacher's logits [C, V] beside the draft's [C, V]: of the U positions a slice, and of that `which`, int64
+        [C]. Each position is computed once.
+        """
+
 
 def chunks_of(teacher_rows: Sequence[int], chunk_size: int) -> list[Chunk]:
     """Cut rows into chunks of `chunk_size`.
@@ -67,7 +81,7 @@ def row_losses(
     labels: Tensor,
     chunks: Sequence[Chunk],
     *,
-    teacher: Head | None = None,
+    teacher: Teacher | None = None,
     teacher_rows: Tensor,
     kinds: Sequence[str],
 ) -> dict[str, Tensor]:
@@ -79,7 +93,7 @@ def row_losses(
         draft: hidden states [T, H] of the labelled rows, sorted by teacher row.
         labels: int64 [T], indices into the trained vocabulary.
         chunks: of `chunks_of`; a single one is not computed twice.
-        teacher: the target's states [U, H] and head, over the same vocabulary; needed by all kinds but "ce".
+        teacher: of the U positions, over the same vocabulary; needed by all kinds but "ce".
         teacher_rows: int64 [T], as in `chunks_of`.
         kinds: of "ce", "kl", "tv", "lk".
     """
@@ -90,8 +104,8 @@ def row_losses(
         losses = [cross_entropy(logits, labels[rows])]
         if teacher is not None:
             with torch.no_grad():
-                seen = teacher.logits(slice(chunk.first, chunk.last))
-                teacher_logits = seen[teacher_rows[rows] - chunk.first]  # [C, V]
+                positions = slice(chunk.first, chunk.last)
+                teacher_logits = teacher.logits_beside(logits, positions, teacher_rows[rows] - chunk.first)  # [C, V]
             losses += [DISTILLATION[kind](logits, teacher_logits) for kind in kinds if kind != "ce"]
         return tuple(losses)
 
