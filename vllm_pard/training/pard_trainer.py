@@ -16,6 +16,7 @@ from vllm_pard.errors import PardError, first_sentence
 from vllm_pard.training.collator import Collator
 from vllm_pard.training.draft_checkpoint import DraftFiles
 from vllm_pard.training.held_out import HeldOut
+from vllm_pard.training.hub import asking_the_hub, upload_draft
 from vllm_pard.training.parallel_draft import ParallelDraft
 from vllm_pard.training.rows import Rows
 from vllm_pard.training.run_folder import mark_complete
@@ -146,6 +147,18 @@ class PardTrainer(Trainer):
             return self.target(packs, self.args.device)
         return self.target(Rows(**inputs["rows"]), inputs["tokens"])
 
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Before training, so that an upload that can't succeed costs none."""
+        with asking_the_hub("trainer.push_to_hub needs a repository on the hub, and it can't be made"):
+            super().init_hf_repo(token)
+
+    def push_to_hub(self, commit_message: str | None = None, *_: Any, **__: Any) -> str | None:
+        """Upload the finished draft from the output folder; `hub_model_id`, `hub_revision` and so on as in Trainer."""
+        if not self.is_world_process_zero():
+            return None
+        message = commit_message or f"Draft after {self.state.global_step} steps"
+        return upload_draft(Path(self.args.output_dir), str(self.hub_model_id), message, self.args.hub_revision)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """The packs are in their order already, so that a run that is resumed needs no state of a sampler."""
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -170,13 +183,22 @@ class PardTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self.files.load_into(self.model, Path(resume_from_checkpoint))
+            self._load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self.files.load_into(self.model, Path(str(self.state.best_model_checkpoint)))
+            self._load(Path(str(self.state.best_model_checkpoint)))
+
+    def _load(self, checkpoint: Path) -> None:
+        try:
+            self.files.load_into(self.model, checkpoint)
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"the checkpoint {str(checkpoint)!r} can't be read ({first_sentence(error)}): remove that folder and "
+                "run the same command again, it goes on from the one before"
+            ) from error
 
 
 class _Pace:

@@ -18,6 +18,7 @@ from vllm_pard.errors import first_sentence
 from vllm_pard.files import OutputError
 from vllm_pard.pard2 import FeatureConfig, pard2_config_keys, pard_config_keys
 from vllm_pard.training.arguments import training_arguments
+from vllm_pard.training.checked_stream import CheckedPacks
 from vllm_pard.training.collator import Collator
 from vllm_pard.training.draft_card import write_receipt
 from vllm_pard.training.draft_checkpoint import DraftFiles
@@ -62,10 +63,12 @@ def train(config: TrainConfig, report: Report) -> Path:
         trainer = _trainer(config, arguments, data, models, report)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     with _saving(folder.path):
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # which does not upload: it has no README yet
         if arguments.process_index == 0:
             _write_beside(folder.path, config, arguments, data, models, trainer)
     report(f"the draft is in {config.output}")
+    if arguments.push_to_hub and (address := trainer.push_to_hub()):
+        report(f"and at {address}")
     return folder.path
 
 
@@ -125,7 +128,9 @@ def _trainer(
             attention=config.attention,
         ),
         arguments,
-        packs=data.packs,
+        packs=CheckedPacks(data.packs, models.mask_token_id, models.draft.config.vocab_size)
+        if config.data.streaming
+        else data.packs,
         collator=Collator(
             cod=config.cod,
             seed=config.seed,

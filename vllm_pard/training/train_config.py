@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from vllm_pard.errors import PardError
 from vllm_pard.files import read_text
 from vllm_pard.training.config import CodConfig, FeatureConfig, LossConfig, TrainConfigError
 from vllm_pard.training.data.config import DataConfig, SourceConfig
@@ -100,6 +101,8 @@ RENAMED = {
     "data_seed": "seed",
     "remove_unused_columns": "the batches themselves",
     "resume_from_checkpoint": "the output folder: a run goes on where it was",
+    "hub_strategy": "the run: the finished draft is uploaded, once",
+    "hub_token": "HF_TOKEN or `hf auth login`, and would be kept in the run's files",
 }
 
 
@@ -134,6 +137,8 @@ def from_mapping(given: Mapping[str, Any]) -> TrainConfig:
         return TypeAdapter(TrainConfig).validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(ours := first.get("ctx", {}).get("error"), PardError):
+            raise ours from error  # a check of ours, whose message says all
         # Where a value may be of several types, the place ends with the type that was tried.
         place = ".".join(str(part) for part in first["loc"] if not isinstance(part, str) or part.isidentifier())
         if first["type"] == "missing":
