@@ -33,6 +33,7 @@ class Collator:
             is left out if its label, or that of a shallower row of its chain, is not among them.
         vocab_size: V, how many ids are trained.
         multiple: R is a multiple of this.
+        names_packs: a batch has the numbers of its packs, for a cache of what the target says of them.
     """
 
     cod: CodConfig
@@ -41,6 +42,7 @@ class Collator:
     feature_dropout: float | None = None
     vocabulary: Tensor | None = None
     multiple: int = 1
+    names_packs: bool = False
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Items of `PackedDataset` -> the arguments of `ParallelDraft.forward` but what the target says."""
@@ -60,6 +62,8 @@ class Collator:
                 for item, generator in zip(items, generators, strict=True)
             ]
             batch["keeps_features"] = torch.cat(keeps)
+        if self.names_packs:
+            batch["packs"] = [item["pack"] for item in items]
         return batch
 
     def rows(self, tokens: Tensor, documents: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> Rows:

@@ -16,11 +16,14 @@ from vllm_pard.errors import PardError, first_sentence
 from vllm_pard.training.collator import Collator
 from vllm_pard.training.draft_checkpoint import DraftFiles
 from vllm_pard.training.held_out import HeldOut
+from vllm_pard.training.hub import asking_the_hub, upload_draft
 from vllm_pard.training.pace import spent_as_log
 from vllm_pard.training.parallel_draft import ParallelDraft
 from vllm_pard.training.rows import Rows
 from vllm_pard.training.run_folder import mark_complete
 from vllm_pard.training.target import Target, TargetOutput
+from vllm_pard.training.target_cache import CachedTarget
+from vllm_pard.training.top_k import TopKOutput
 from vllm_pard.training.watch import Watch
 
 __all__ = ["PardTrainer", "TrainingError"]
@@ -39,7 +42,7 @@ class PardTrainer(Trainer):
         packs: a PackedDataset or a stream of the same items, in the order in which they are to be trained.
         collator: lays out a batch.
         held_out: for the evaluation; None: there is none.
-        target: None where neither the loss nor the draft reads one.
+        target: None where neither the loss nor the draft reads one. A cached one needs batches that name their packs.
         files: write and read checkpoints.
         watch: is told what happens; None: nobody is.
     """
@@ -54,7 +57,7 @@ class PardTrainer(Trainer):
         files: DraftFiles,
         watch: Watch | None = None,
         held_out: HeldOut | None = None,
-        target: Target | None = None,
+        target: Target | CachedTarget | None = None,
     ) -> None:
         arguments.remove_unused_columns = False  # the collator reads them
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU: a batch can't be cut in pieces
@@ -79,7 +82,8 @@ class PardTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean over the rows of all processes: two processes learn what one with both batches would."""
-        outputs = model(**inputs, target=self._read_target(inputs))
+        target = self._read_target(inputs)
+        outputs = model(**inputs, target=target)
         sums = torch.stack([outputs["loss"].detach(), outputs["weight"]])
         total, weight = self.accelerator.reduce(sums, reduction="sum")
         weight = weight.clamp(min=1e-6)
@@ -132,13 +136,30 @@ class PardTrainer(Trainer):
 
     def _predict(self, inputs: dict[str, Any], reads_features: bool) -> Tensor:
         inputs = self._prepare_inputs(inputs)
-        target = self._read_target(inputs) if reads_features else None
+        target = self._read_target(inputs, is_needed=reads_features)
         with self.compute_loss_context_manager():
             predictions: Tensor = self.model_wrapped(**inputs, target=target, predicts=True)["predictions"]
         return predictions
 
-    def _read_target(self, inputs: dict[str, Any]) -> TargetOutput | None:
-        return None if self.target is None else self.target(Rows(**inputs["rows"]), inputs["tokens"])
+    def _read_target(self, inputs: dict[str, Any], is_needed: bool = True) -> TargetOutput | TopKOutput | None:
+        packs = inputs.pop("packs", None)  # the draft has no use for them
+        if self.target is None or not is_needed:
+            return None
+        if isinstance(self.target, CachedTarget):
+            return self.target(packs, self.args.device)
+        return self.target(Rows(**inputs["rows"]), inputs["tokens"])
+
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Before training, so that an upload that can't succeed costs none."""
+        with asking_the_hub("trainer.push_to_hub needs a repository on the hub, and it can't be made"):
+            super().init_hf_repo(token)
+
+    def push_to_hub(self, commit_message: str | None = None, *_: Any, **__: Any) -> str | None:
+        """Upload the finished draft from the output folder; `hub_model_id`, `hub_revision` and so on as in Trainer."""
+        if not self.is_world_process_zero():
+            return None
+        message = commit_message or f"Draft after {self.state.global_step} steps"
+        return upload_draft(Path(self.args.output_dir), str(self.hub_model_id), message, self.args.hub_revision)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """The packs are in their order already, so that a run that is resumed needs no state of a sampler."""
@@ -165,10 +186,19 @@ class PardTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self.files.load_into(self.model, Path(resume_from_checkpoint))
+            self._load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self.files.load_into(self.model, Path(str(self.state.best_model_checkpoint)))
+            self._load(Path(str(self.state.best_model_checkpoint)))
+
+    def _load(self, checkpoint: Path) -> None:
+        try:
+            self.files.load_into(self.model, checkpoint)
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"the checkpoint {str(checkpoint)!r} can't be read ({first_sentence(error)}): remove that folder and "
+                "run the same command again, it goes on from the one before"
+            ) from error

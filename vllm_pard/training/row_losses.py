@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,19 @@ class Head:
         """float32, whatever the logits are."""
         return F.log_softmax(self.logits(rows), dim=-1, dtype=torch.float32)
 
+    def log_probs_beside(self, draft_log_probs: Tensor, positions: slice, which: Tensor) -> Tensor:
+        """As `Teacher` has it; what the draft says is not needed."""
+        return self.log_probs(positions)[which]
+
+
+class Teacher(Protocol):
+    """What is distilled."""
+
+    def log_probs_beside(self, draft_log_probs: Tensor, positions: slice, which: Tensor) -> Tensor:
+        """The teacher's log-probabilities float32 [C, V] beside the draft's [C, V]: of the U positions a slice, and of
+        that `which`, int64 [C]. Each position is computed once.
+        """
+
 
 def chunks_of(teacher_rows: Sequence[int], chunk_size: int) -> list[Chunk]:
     """Cut rows into chunks of `chunk_size`.
@@ -71,7 +85,7 @@ def row_losses(
     labels: Tensor,
     chunks: Sequence[Chunk],
     *,
-    teacher: Head | None = None,
+    teacher: Teacher | None = None,
     teacher_rows: Tensor,
     kinds: Sequence[str],
 ) -> dict[str, Tensor]:
@@ -83,7 +97,7 @@ def row_losses(
         draft: hidden states [T, H] of the labelled rows, sorted by teacher row.
         labels: int64 [T], indices into the trained vocabulary.
         chunks: of `chunks_of`; a single one is not computed twice.
-        teacher: the target's states [U, H] and head, over the same vocabulary; needed by all kinds but "ce".
+        teacher: of the U positions, over the same vocabulary; needed by all kinds but "ce".
         teacher_rows: int64 [T], as in `chunks_of`.
         kinds: of "ce", "kl", "tv", "lk".
     """
@@ -96,9 +110,8 @@ def row_losses(
         losses = [cross_entropy(log_probs, labels[rows])]
         if teacher is not None and len(names) > 1:
             with torch.no_grad():
-                of_positions = teacher.log_probs(slice(chunk.first, chunk.last))
-                target_log_probs = of_positions[teacher_rows[rows] - chunk.first]  # [C, V]
-                del of_positions
+                positions = slice(chunk.first, chunk.last)
+                target_log_probs = teacher.log_probs_beside(log_probs, positions, teacher_rows[rows] - chunk.first)
             losses += [DISTILLATION[kind](log_probs, target_log_probs) for kind in names[1:]]
         return tuple(losses)
 
