@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from vllm_pard.files import write_whole
+
 __all__ = ["cpu_model", "environment", "write_json"]
 
 _PACKAGES = ("accelerate", "datasets", "safetensors", "tokenizers", "torch", "transformers")
@@ -30,7 +32,8 @@ def environment(command: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    """Entirely or not at all."""
+    write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def _without_folder(argument: str) -> str:

@@ -10,6 +10,7 @@ from vllm_pard.demo.text.wording import worked_answer
 
 __all__ = ["STORIES", "worked"]
 
+
 def worked(question: str, steps: list[str], result: int, family: str) -> Sample:
     """A sample whose answer numbers its steps and ends with the result."""
     return Sample(question, worked_answer(None, question, steps, result), family)

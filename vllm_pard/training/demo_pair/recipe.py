@@ -65,9 +65,7 @@ class RunConfig:
         }
         return TrainConfig(
             output=str(output),
-            data=DataConfig(
-                sources=(SourceConfig(path=str(documents)),), max_length=self.max_length, too_long="drop"
-            ),
+            data=DataConfig(sources=(SourceConfig(path=str(documents)),), max_length=self.max_length, too_long="drop"),
             mask_token_id=MASK_TOKEN_ID,
             cod=CodConfig(num_depths=self.num_depths),
             evaluation=EvaluationConfig(num_documents=64),

@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from vllm_pard.catalog import DEMO_MARKER
 from vllm_pard.errors import PardError
-from vllm_pard.files import check_folder, write_whole
+from vllm_pard.files import check_folder
 from vllm_pard.training.demo_pair import bundle
 from vllm_pard.training.demo_pair.answers import answer_records
 from vllm_pard.training.demo_pair.recipe import DemoPairConfig, RunConfig
 from vllm_pard.training.demo_pair.text import chat_records, digest, make_tokenizer, write_model_config, write_records
-from vllm_pard.training.receipt import environment
+from vllm_pard.training.receipt import environment, write_json
 from vllm_pard.training.run import train
 from vllm_pard.training.starting_points import load_model
 
@@ -110,7 +110,7 @@ class _Stages:
             "wall_time_s": round(time.monotonic() - started, 1),
             "result": result,
         }
-        write_whole(folder / RECEIPT, json.dumps(receipt, indent=2) + "\n")
+        write_json(folder / RECEIPT, receipt)
 
     def train(self, name: str, config: RunConfig, documents: Path, **start: str) -> Path:
         """A run of `vllm-pard train`, which goes on by itself where it was."""
