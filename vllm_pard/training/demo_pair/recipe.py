@@ -48,8 +48,10 @@ class RunConfig:
     save_steps: int = 200
     logging_steps: int = 50
 
-    def train_config(self, output: Path, documents: Path, **start: str) -> TrainConfig:
-        """The run, on these documents, from `draft` or `new_model`."""
+    def train_config(
+        self, output: Path, documents: Path, *, draft: str | None = None, new_model: str | None = None
+    ) -> TrainConfig:
+        """The run, on these documents, from `draft` or from random weights of `new_model`."""
         trainer: dict[str, Any] = {
             "max_steps": self.num_steps,
             "per_device_train_batch_size": self.batch_size,
@@ -72,7 +74,8 @@ class RunConfig:
             dtype="float32",  # the next stage goes on from it
             seed=self.seed,
             trainer=trainer,
-            **start,
+            draft=draft,
+            new_model=new_model,
         )
 
 
