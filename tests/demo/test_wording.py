@@ -19,10 +19,11 @@ from vllm_pard.demo.text.stories_more import MORE_STORIES, UNSEEN_STORIES
 from vllm_pard.demo.text.wording import LINKS, OPENINGS, TAILS, by_last_digit, worked_answer
 
 WORKED = (*STORIES, *MORE_STORIES, *UNSEEN_STORIES, *ARITHMETIC)
+NUM_SAMPLES = 120
 CODE = (*LIST_FAMILIES, *VALUE_FAMILIES, *UNSEEN_CODE)
 
 
-def samples_of(generator: Any, num_samples: int = 300) -> list[Any]:
+def samples_of(generator: Any, num_samples: int = NUM_SAMPLES) -> list[Any]:
     rng = Random(1)
     return [generator(rng) for _ in range(num_samples)]
 
@@ -35,10 +36,11 @@ def test_choices_divide_ten_so_that_one_digit_decides() -> None:
 
 
 def test_a_worked_answer_by_hand() -> None:
-    answer = worked_answer(None, "Tom has 13 figs.", ["Tom has 13 figs.", "The bags hold 3 * 7 = 21 figs."], 21)
+    steps = ["Tom has 13 figs.", "The bags hold 3 * 7 = 21 figs.", "Tom eats 21 / 3 = 7 figs.", "Eva eats 9 figs."]
+    answer = worked_answer(None, "Tom has 13 figs.", steps, 9)
     assert answer == (
         "Step by step we get there.\n1. Tom has 13 figs.\n2. After that, the bags hold 3 * 7 = 21 figs in all.\n"
-        "The answer is 21."
+        "3. Now Tom eats 21 / 3 = 7 figs exactly.\n4. Going on, Eva eats 9 figs.\nThe answer is 9."
     )
 
 
@@ -59,16 +61,15 @@ def test_how_a_step_begins_follows_from_the_last_number(generator: Any) -> None:
 @pytest.mark.parametrize("generator", WORKED, ids=lambda g: g.__name__)
 def test_sentences_begin_with_one_capital(generator: Any) -> None:
     """Behind a link only names keep theirs."""
-    lines = {line for sample in samples_of(generator) for line in sample.answer.splitlines()[1:-1]}
-    links = [link for link in LINKS if link]
-    for line in lines:
+    samples = samples_of(generator)
+    questions = [sample.question for sample in samples]
+    for line in {line for sample in samples for line in sample.answer.splitlines()[1:-1]}:
         words = re.sub(r"^\d+\. ", "", line)
         assert words[0].isupper()
-        link = next((link for link in links if words.startswith(link)), None)
-        rest = words.removeprefix(link or "")
-        if link and rest[0].isupper():
-            # A name, which is in the question.
-            assert any(rest.split()[0] in sample.question for sample in samples_of(generator)), line
+        link = next((link for link in LINKS if link and words.startswith(link)), "")
+        first = words.removeprefix(link).split()[0]
+        # A name is in a question.
+        assert not link or first.islower() or any(first in question for question in questions), line
 
 
 @pytest.mark.parametrize("generator", CODE, ids=lambda g: g.__name__)
@@ -83,7 +84,7 @@ def test_an_example_in_a_docstring_is_right(generator: Any) -> None:
             exec(sample.answer, names)
             assert repr(eval(found[1], names)) == found[2]
             assert found[1].partition("(")[2].removesuffix(")") == sample.question.rpartition("Example: ")[2]
-    assert with_example in (0, 300)
+    assert with_example in (0, NUM_SAMPLES)
 
 
 @pytest.mark.parametrize("generator", CODE, ids=lambda g: g.__name__)

@@ -18,7 +18,7 @@ def addition(rng: Random) -> Sample:
     steps = [
         f"The tens give {a // 10 * 10} + {b // 10 * 10} = {tens}.",
         f"The ones give {a % 10} + {b % 10} = {ones}.",
-        f"All together we get {tens} + {ones} = {a + b}.",
+        f"Altogether we get {tens} + {ones} = {a + b}.",
     ]
     return Sample(question, worked_answer(opening, question, steps, a + b), "addition")
 
@@ -45,7 +45,7 @@ def multiplication(rng: Random) -> Sample:
     steps = [
         f"The tens give {a} * {tens} = {a * tens}.",
         f"The ones give {a} * {ones} = {a * ones}.",
-        f"All together we get {a * tens} + {a * ones} = {a * b}.",
+        f"Altogether we get {a * tens} + {a * ones} = {a * b}.",
     ]
     return Sample(question, worked_answer(opening, question, steps, a * b), "multiplication")
 

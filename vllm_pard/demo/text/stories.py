@@ -31,7 +31,7 @@ def bags(rng: Random) -> Sample:
     steps = [
         f"{person.name} starts with {start} {thing}.",
         f"The {num_bags} bags hold {num_bags} * {per_bag} = {bought} {thing}.",
-        f"All together there are {start} + {bought} = {start + bought} {thing}.",
+        f"Altogether there are {start} + {bought} = {start + bought} {thing}.",
     ]
     return worked(question, steps, start + bought, "bags")
 

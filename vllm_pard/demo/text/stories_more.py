@@ -26,7 +26,7 @@ def twice_as_many(rng: Random) -> Sample:
     steps = [
         f"{first.name} has {count} {thing}.",
         f"{second.name} has {times} * {count} = {other} {thing}.",
-        f"All together there are {count} + {other} = {count + other} {thing}.",
+        f"Altogether there are {count} + {other} = {count + other} {thing}.",
     ]
     return worked(question, steps, count + other, "twice_as_many")
 
@@ -146,7 +146,7 @@ def tank(rng: Random) -> Sample:
     steps = [
         f"The tank starts with {start} buckets.",
         f"In {minutes} minutes {person.name} adds {minutes} * {rate} = {added} buckets.",
-        f"All together there are {start} + {added} = {start + added} buckets.",
+        f"Altogether there are {start} + {added} = {start + added} buckets.",
     ]
     return worked(question, steps, start + added, "tank")
 

@@ -70,4 +70,4 @@ def _numbers(text: str) -> list[int]:
 
 
 # What steps begin with, other than names.
-LOWERED = {"After", "All", "At", "Each", "From", "In", "Of", "Taking", "The", "We", "With"}
+LOWERED = {"After", "Altogether", "At", "Each", "From", "In", "Of", "Taking", "The", "We", "With"}

@@ -86,7 +86,7 @@ MASK_TOKEN_ID = 3  # the last of demo/text's SPECIAL_TOKENS
 class AnswersConfig:
     """The target's greedy answers to new questions, on which the draft is trained at the end."""
 
-    num_questions: int = 3072
+    num_questions: int = 4096
     max_new_tokens: int = 200
     batch_size: int = 256
     seed: int = 5
@@ -118,11 +118,11 @@ class DemoPairConfig:
         default_factory=lambda: RunConfig(num_steps=1200, learning_rate=3e-3, seed=3, batch_size=3)
     )
     draft_text: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=800, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
     )
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     draft: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=800, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
     )
     evaluation: BundleConfig = field(default_factory=BundleConfig)
 
