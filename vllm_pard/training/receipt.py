@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import platform
 import subprocess
@@ -15,15 +13,11 @@ from typing import Any
 
 import torch
 
-__all__ = ["config_hash", "cpu_model", "environment", "without_folders", "write_json"]
+from vllm_pard.files import write_whole
+
+__all__ = ["cpu_model", "environment", "without_folders", "write_json"]
 
 _PACKAGES = ("accelerate", "datasets", "safetensors", "tokenizers", "torch", "transformers")
-
-
-def config_hash(*configs: Any) -> str:
-    """A short digest of dataclasses and plain values: equal configs, equal digest."""
-    plain = [dataclasses.asdict(c) if dataclasses.is_dataclass(c) and not isinstance(c, type) else c for c in configs]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -39,7 +33,8 @@ def environment(command: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    """Entirely or not at all."""
+    write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def without_folders(value: Any) -> Any:

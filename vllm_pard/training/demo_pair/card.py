@@ -34,7 +34,8 @@ writes the same format, so chat completions work.
 ## Data
 
 Written by the generators in `vllm_pard/demo/text`, no other text: word problems and sums with worked answers, and
-small documented Python functions, with answers computed by the program. `prompts/` has held-out questions: none of
+small documented Python functions, with answers computed by the program. How an answer puts things depends on numbers
+that stand before, so that a draft cannot always see ahead. `prompts/` has held-out questions: none of
 them is in the training text, and the families of the two `unseen` splits were never trained on at all.
 
 ## Recipe
@@ -61,9 +62,8 @@ An answer is exact if its whole text is the computed one; the last line of a wor
 ## Limits
 
 The pair knows its templates and little else: on other prompts the target writes nonsense, and on the unseen
-templates it is wrong. The text follows templates, so the draft guesses more of it than drafts of real size do of real
-text: use the pair to measure an engine's overhead and to check its counts, not to predict a speed-up. Contexts up to
-512 tokens were trained.
+templates it is wrong. The text follows templates: use the pair to measure an engine's overhead and to check its counts,
+not to predict a speed-up. Contexts up to {max_length} tokens were trained, some of them chats.
 
 ## Licence
 
@@ -81,6 +81,7 @@ def model_card(receipts: list[dict[str, Any]]) -> str:
         draft_millions=by_name["draft"]["result"]["num_parameters"] / 1e6,
         num_depths=by_name["draft"]["config"]["cod"]["num_depths"],
         vocab_size=by_name["text"]["result"]["vocab_size"],
+        max_length=by_name["target"]["config"]["data"]["max_length"],
         num_threads=environment["num_threads"],
         cpu=environment["cpu"],
         stages="\n".join(_stage_row(receipt) for receipt in receipts if "loss_curve" in receipt["result"]),

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from vllm_pard.demo.text.corpus import training_samples
-from vllm_pard.training.tokenizer import train_tokenizer
+from vllm_pard.training.demo_pair.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer
 
 from vllm_pard.demo.text.corpus import EVALUATION_SPLITS, evaluation_samples
 from vllm_pard.demo.text.sample import SPECIAL_TOKENS
-from vllm_pard.training.tokenizer import train_tokenizer
+from vllm_pard.training.demo_pair.tokenizer import train_tokenizer
 
 FREE_TEXTS = ("Grüße, 世界! 🙂", "\tdef f(x):\r\n    return x ** 2\n\n", "  two  spaces ", "3.14159e-10", "")
 
