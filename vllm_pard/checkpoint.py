@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from vllm_pard.config_values import CheckpointError as CheckpointError
 from vllm_pard.config_values import is_int, positive_int
+from vllm_pard.draft_vocab_file import read_draft_vocab
 from vllm_pard.errors import first_sentence
 from vllm_pard.pard2 import FeatureConfig, is_pard2, read_features
 
@@ -26,6 +27,10 @@ class PardCheckpoint:
     num_speculative_tokens: int | None  # K it was trained for, where the config says so
     features: FeatureConfig | None  # of the target, for a PARD-2 draft
     draft_vocab: str | None = None  # file with the ids that it was trained to propose; None: all
+
+    def read_draft_vocab(self) -> list[int] | None:
+        """The ids in that file. Raises DraftVocabError if it is not a list of the draft's ids."""
+        return None if self.draft_vocab is None else read_draft_vocab(self.draft_vocab, self.vocab_size)
 
     @property
     def format(self) -> Literal["pard", "pard2"]:

@@ -85,7 +85,7 @@ def answers_of(target, prompts, max_tokens=NUM_NEW, eos_token_ids=()) -> list[An
 def decoded(monkeypatch, target):
     """Greedy decoding of answers from their first token on, with what is accepted counted up to their ends."""
 
-    def decode(draft, answered, k, target_proj=None, target=target) -> AcceptanceStats:
+    def decode(draft, answered, k, target_proj=None, target=target, draft_vocab=None) -> AcceptanceStats:
         steps, count = [], Requests.count
 
         def recording_count(requests, num_draft_tokens, num_accepted):
@@ -100,6 +100,7 @@ def decoded(monkeypatch, target):
             num_speculative_tokens=k,
             mask_token_id=MASK_ID,
             target_proj=target_proj,
+            draft_vocab=draft_vocab,
             batch_size=len(answered),
             max_length=64,
         )
@@ -122,6 +123,13 @@ def decoded(monkeypatch, target):
 def replay_of(draft, **options) -> DraftReplay:
     given = {"mask_token_id": MASK_ID, "num_speculative_tokens": MAX_K, "vocab_size": VOCAB_SIZE}
     return DraftReplay(deepcopy(draft), **(given | options))
+
+
+def test_a_draft_that_was_trained_for_some_tokens_proposes_no_others(target, draft, prompts, decoded):
+    answered, vocabulary = answers_of(target, prompts), [1, 2, 4]
+    found = replay_of(draft, draft_vocab=vocabulary).acceptance(answered, (3,), mode="independent")[3]
+    assert found == decoded(draft, answered, 3, draft_vocab=vocabulary)
+    assert found != replay_of(draft).acceptance(answered, (3,), mode="independent")[3]
 
 
 def test_pard_at_every_length(target, draft, prompts, decoded):

@@ -99,7 +99,11 @@ class ReferenceRunner:
 def _parallel(models: Models) -> dict[str, Any]:
     """How the PARD or PARD-2 draft is run."""
     checkpoint, _ = choose_draft(models.target, models.target_config, draft=models.draft)
-    options: dict[str, Any] = {"method": "pard", "mask_token_id": checkpoint.mask_token_id}
+    options: dict[str, Any] = {
+        "method": "pard",
+        "mask_token_id": checkpoint.mask_token_id,
+        "draft_vocab": checkpoint.read_draft_vocab(),
+    }
     if checkpoint.features is None:
         return options
     hidden_size = load_config(checkpoint.path)["hidden_size"]

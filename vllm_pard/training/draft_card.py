@@ -63,7 +63,7 @@ def write_receipt(
         "num_processes": num_processes,
         "data": FOLDERS.sub("", data),
         "num_steps": state.global_step,
-        "training_seconds": round(spent.seconds, 1),
+        "training_seconds": round(spent.seconds, 2),
         "num_rows": spent.num_rows,
         "num_tokens": spent.num_tokens,
         "best_step": state.best_global_step,

@@ -48,6 +48,7 @@ class DraftReplay:
     Args:
         draft: changed in place to attend over rows, and moved to the target's device.
         vocab_size: of the target: ids beyond it are never drafted.
+        draft_vocab: the ids that the draft was trained to propose; None: all.
         target: changed in the same way; only needed with a `target_proj`.
     """
 
@@ -58,11 +59,13 @@ class DraftReplay:
         mask_token_id: int,
         num_speculative_tokens: int,
         vocab_size: int,
+        draft_vocab: Sequence[int] | None = None,
         target: PreTrainedModel | None = None,
         target_proj: TargetProj | None = None,
     ) -> None:
         self.num_speculative_tokens = num_speculative_tokens
         vocab_size = min(vocab_size, _text_config(draft).vocab_size)
+        trimmed = None if draft_vocab is None else torch.tensor(sorted(draft_vocab))
         self._target, features = None, None
         if target is not None and target_proj is not None:
             check_replay(target_proj)
@@ -77,12 +80,13 @@ class DraftReplay:
             num_depths=num_speculative_tokens,
             features=features,
             target_dim=0 if target_proj is None else target_proj.features.target_dim,
-            vocabulary=slice(vocab_size),
+            vocabulary=slice(vocab_size) if trimmed is None else trimmed,
         ).eval()
         if self._draft.target_proj is not None and target_proj is not None:
             self._draft.target_proj.to(draft.device).weight.data.copy_(target_proj.weight)  # [H, F]
         whole = CodConfig(num_depths=num_speculative_tokens, retention=1, min_retention=1)
-        self._collate = Collator(cod=whole, seed=0, vocab_size=vocab_size)
+        num_ids = vocab_size if trimmed is None else len(trimmed)
+        self._collate = Collator(cod=whole, seed=0, vocab_size=num_ids, vocabulary=trimmed)
 
     def acceptance(self, answered: Sequence[Answered], ks: Sequence[int], *, mode: Mode) -> dict[int, AcceptanceStats]:
         """The steps of greedy decoding at each K, none above `num_speculative_tokens`."""

@@ -52,6 +52,7 @@ class _Drafting:
             "num_speculative_tokens": self.num_speculative_tokens,
             "mask_token_id": self.checkpoint.mask_token_id,
             "target_proj": self.target_proj,
+            "draft_vocab": self.checkpoint.read_draft_vocab(),
         }
 
     @property

@@ -90,6 +90,7 @@ def decode_with_reference(
         num_speculative_tokens=models.max_length,
         mask_token_id=models.checkpoint.mask_token_id,
         target_proj=models.target_proj,
+        draft_vocab=models.checkpoint.read_draft_vocab(),
         batch_size=BATCH_SIZE,
         max_length=max(len(ids) for task in asked for ids in task.prompts.values()) + max_tokens,
     )

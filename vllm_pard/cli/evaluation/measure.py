@@ -81,6 +81,7 @@ def _replay(models: Models, loaded: LoadedModels, decoded: dict[str, Decoded]) -
         mask_token_id=models.checkpoint.mask_token_id,
         num_speculative_tokens=models.max_length,
         vocab_size=target_config.vocab_size,
+        draft_vocab=models.checkpoint.read_draft_vocab(),
         target=loaded.target,
         target_proj=models.target_proj,
     )

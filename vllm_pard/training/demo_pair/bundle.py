@@ -54,7 +54,7 @@ def evaluate(config: BundleConfig, folder: Path, tokenizer: PreTrainedTokenizerF
     )
     num_tokens = config.num_speculative_tokens
     replays = [
-        DraftReplay(model, mask_token_id=tokenizer.mask_token_id, num_speculative_tokens=k)
+        DraftReplay(model, mask_token_id=tokenizer.mask_token_id, num_speculative_tokens=k, vocab_size=len(tokenizer))
         for model, k in ((draft, num_tokens), (draft_ar, 1))
     ]
     splits = {}
@@ -71,7 +71,8 @@ def evaluate(config: BundleConfig, folder: Path, tokenizer: PreTrainedTokenizerF
         )
         answered = [Answered(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         # One token a step needs no mask token: how often the draft agrees before and after parallel training.
-        accepted, accepted_ar = replays[0].acceptance(answered, (1, num_tokens)), replays[1].acceptance(answered, (1,))
+        accepted = replays[0].acceptance(answered, (1, num_tokens), mode="independent")
+        accepted_ar = replays[1].acceptance(answered, (1,), mode="independent")
         splits[split] = {
             **score(samples, tokenizer.batch_decode(answers, skip_special_tokens=True)),
             **asdict(accepted[num_tokens]),
