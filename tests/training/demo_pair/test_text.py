@@ -65,8 +65,9 @@ def test_a_new_model_has_the_size_that_was_asked_for(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path, hidden_size: int, num_heads: int
 ) -> None:
     size = ModelSize(hidden_size=hidden_size, num_layers=2, intermediate_size=96)
-    write_model_config(size, tokenizer, tmp_path)
-    config = new_model(str(tmp_path), 0, torch.float32).config
+    folder = write_model_config(size, tokenizer, tmp_path)
+    assert folder == tmp_path / f"llama-{hidden_size}-2-96"
+    config = new_model(str(folder), 0, torch.float32).config
     assert (config.hidden_size, config.num_hidden_layers, config.intermediate_size) == (hidden_size, 2, 96)
     assert (config.num_attention_heads, config.head_dim, config.vocab_size) == (num_heads, 64, len(tokenizer))
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (0, 1, 2)

@@ -17,7 +17,7 @@ from vllm_pard.errors import PardError
 from vllm_pard.files import check_folder
 from vllm_pard.training.demo_pair import bundle
 from vllm_pard.training.demo_pair.answers import answer_records
-from vllm_pard.training.demo_pair.recipe import DemoPairConfig, RunConfig
+from vllm_pard.training.demo_pair.recipe import DemoPairConfig, RunConfig, TextConfig
 from vllm_pard.training.demo_pair.text import chat_records, digest, make_tokenizer, write_model_config, write_records
 from vllm_pard.training.receipt import environment, write_json
 from vllm_pard.training.run import train
@@ -51,13 +51,16 @@ def make_demo_pair(config: DemoPairConfig, root: Path, report: Report) -> Path:
     stages = _Stages(root, report)
     shipped = root / "bundle"
     records = chat_records(config.text)
-    text = {name: asdict(getattr(config, name)) for name in ("text", "target_size", "draft_size")}
-    stages.run("text", text | {"digest": digest(records)}, lambda folder: _write_text(config, records, folder))
-    documents, tokenizer = root / "text" / DOCUMENTS, PreTrainedTokenizerFast.from_pretrained(root / "text" / "target")
-    target = stages.train("target", config.target, documents, new_model=str(root / "text" / "target"))
+    text = asdict(config.text) | {"digest": digest(records)}
+    stages.run("text", text, lambda folder: _write_text(config.text, records, folder))
+    documents, tokenizer = root / "text" / DOCUMENTS, PreTrainedTokenizerFast.from_pretrained(root / "text")
+    new_target, new_draft = (
+        str(write_model_config(size, tokenizer, root / "models")) for size in (config.target_size, config.draft_size)
+    )
+    target = stages.train("target", config.target, documents, new_model=new_target)
     # The catalog knows the demo target by this key, whatever its folder is called.
     bundle.export(target, shipped / "target", keys={DEMO_MARKER: True})
-    draft_ar = stages.train("draft_ar", config.draft_ar, documents, new_model=str(root / "text" / "draft"))
+    draft_ar = stages.train("draft_ar", config.draft_ar, documents, new_model=new_draft)
     bundle.export(draft_ar, shipped / "draft_ar")
     draft_text = stages.train("draft_text", config.draft_text, documents, draft=str(draft_ar))
 
@@ -75,10 +78,9 @@ def make_demo_pair(config: DemoPairConfig, root: Path, report: Report) -> Path:
     return shipped
 
 
-def _write_text(config: DemoPairConfig, records: list[Record], folder: Path) -> Result:
-    tokenizer = make_tokenizer(config.text)
-    write_model_config(config.target_size, tokenizer, folder / "target")
-    write_model_config(config.draft_size, tokenizer, folder / "draft")
+def _write_text(config: TextConfig, records: list[Record], folder: Path) -> Result:
+    tokenizer = make_tokenizer(config)
+    tokenizer.save_pretrained(folder)
     write_records(folder / DOCUMENTS, records)
     return {"vocab_size": len(tokenizer)}
 

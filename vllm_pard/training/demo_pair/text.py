@@ -51,8 +51,9 @@ def digest(records: Sequence[Record]) -> str:
     return hashlib.sha256(json.dumps(records).encode()).hexdigest()[:16]
 
 
-def write_model_config(size: ModelSize, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A folder that `new_model` of a training config takes."""
+def write_model_config(size: ModelSize, tokenizer: PreTrainedTokenizerFast, parent: Path) -> Path:
+    """A folder that `new_model` of a training config takes, named by the size: another size is another run."""
+    folder = parent / f"llama-{size.hidden_size}-{size.num_layers}-{size.intermediate_size}"
     num_heads = size.hidden_size // HEAD_SIZE
     LlamaConfig(
         architectures=["LlamaForCausalLM"],
@@ -70,6 +71,7 @@ def write_model_config(size: ModelSize, tokenizer: PreTrainedTokenizerFast, fold
         pad_token_id=tokenizer.pad_token_id,
     ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
 
 
 def _turns(sample: Sample) -> list[dict[str, str]]:
