@@ -22,7 +22,11 @@ from vllm_pard.training.target_cache import CacheShape, TargetCache, TargetCache
 from vllm_pard.training.top_k import TopKOutput
 from vllm_pard.training.train_config import from_mapping
 
-PARD2 = {"features": {"layers": [-1, -2], "dropout": 0.3}, "loss": {"ce": 0.1, "kl": 1.0, "weights": "cat"}}
+# At this scale the features are as loud as the embeddings, so that rounding them would show.
+PARD2 = {
+    "features": {"layers": [-1, -2], "scale": 1.0, "dropout": 0.3},
+    "loss": {"ce": 0.1, "kl": 1.0, "weights": "cat"},
+}
 SHARDS = ["shard-00000.safetensors", "shard-00001.safetensors"]
 
 
@@ -87,6 +91,12 @@ def test_its_size_is_told_before(whole: tuple[list[dict[str, float]], list[str]]
     assert sorted(path.name for path in files) == SHARDS
     headers = 2 * 1000
     assert 0 <= sum(path.stat().st_size for path in files) - 23 * 96 * num_bytes < headers
+
+
+def test_features_keep_the_dtype_that_the_target_runs_in(whole: tuple[Any, Any], world: Path) -> None:
+    features = load_file(world / "cache" / SHARDS[0])["features"]
+    assert features.dtype == torch.float32
+    assert (features != features.bfloat16()).float().mean() > 0.9
 
 
 def test_few_tokens_are_close_and_more_are_closer(world: Path, online: list[dict[str, float]]) -> None:
@@ -203,7 +213,7 @@ def test_a_full_disk_in_one_process_stops_both(world: Path, tmp_path: Path) -> N
     asked = given(world, "full", target_cache=str(tmp_path / "cache"))
     done = in_two_processes(tmp_path, asked, FULL="1")
     assert done.returncode != 0
-    assert "vllm-pard: the disk is full" in done.stderr
+    assert done.stderr.count("vllm-pard: the disk is full") == 2
     assert not (tmp_path / "cache" / SHARDS[1]).exists()
 
 
@@ -229,6 +239,17 @@ def test_another_runs_cache_is_refused(
     with pytest.raises(PardError, match=message):
         run(asked | {"output": str(tmp_path / "run")})
     assert {path.name: path.read_bytes() for path in (world / "cache").iterdir()} == before
+
+
+def test_a_cache_without_these_held_out_answers_is_refused(world: Path, tmp_path: Path) -> None:
+    """What is trained is the same."""
+    asked = given(world, "unused", target_cache=str(tmp_path / "cache"), target_top_k=4)
+    asked["output"] = str(tmp_path / "run")
+    asked["evaluation"] = {"sources": [{"path": str(world / "questions.jsonl")}], "num_documents": 4}
+    run(asked)
+    asked["evaluation"]["num_documents"] = 5
+    with pytest.raises(TargetCacheError, match="was made for data with digest"):
+        run(asked | {"output": str(tmp_path / "other")})
 
 
 def test_a_target_that_was_trained_on_is_another(tmp_path: Path) -> None:
