@@ -16,7 +16,7 @@ help:
 	@echo "make test-slow  the long end-to-end cases"
 	@echo "make check      ruff format, ruff check, mypy strict"
 	@echo "make gpu-check  on a machine with a GPU: kernels checked and timed, an 8B step in vLLM; ten minutes"
-	@echo "make demo-pair  train the demo pair again, from its seed"
+	@echo "make demo-pair  train the demo pair again, from its seed; ARGS=--install puts it into the package"
 	@echo "make clean      remove caches and build outputs; the environment stays (rm -r .venv)"
 
 demo: env
@@ -39,7 +39,7 @@ gpu-check: env
 	@$(VENV)/bin/python benchmarks/gpu_check.py
 
 demo-pair: env
-	@$(RUN) vllm_pard.training.demo_pair
+	@$(RUN) vllm_pard.training.demo_pair $(ARGS)
 
 env:
 	@$(SETUP)

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_pard.checkpoint import load_config, read_checkpoint
 from vllm_pard.demo import SPLITS, demo_path, prompts
 from vllm_pard.metrics import AcceptanceStats
-from vllm_pard.training.evaluate import count_acceptance
-from vllm_pard.training.generate import greedy_answers
+from vllm_pard.training.demo_pair.answers import greedy_answers
+from vllm_pard.training.draft_replay import Answered, DraftReplay
 
 NUM_SPECULATIVE_TOKENS = 8
 
@@ -100,9 +100,9 @@ def answer(target: Path, draft: Path, dtype: torch.dtype, device: torch.device, 
             batch_size=len(prompt_ids),
             report=lambda line: None,
         )
-        pairs = list(zip(prompt_ids, token_ids, strict=True))
-        stats = count_acceptance(draft_model, pairs, mask_token_id, NUM_SPECULATIVE_TOKENS)
-    return Answers(token_ids, stats)
+    replay = DraftReplay(draft_model, mask_token_id=mask_token_id, num_speculative_tokens=NUM_SPECULATIVE_TOKENS)
+    answered = [Answered(prompt, answer) for prompt, answer in zip(prompt_ids, token_ids, strict=True)]
+    return Answers(token_ids, replay.acceptance(answered, (NUM_SPECULATIVE_TOKENS,))[NUM_SPECULATIVE_TOKENS])
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:

@@ -11,6 +11,7 @@ from vllm_pard.checkpoint import (
     check_tokenizers,
     load_config,
     load_tokenizer,
+    own_draft_vocab,
     read_checkpoint,
 )
 from vllm_pard.errors import first_sentence
@@ -272,3 +273,23 @@ def test_hub_is_asked_as_the_engine_asks(monkeypatch: pytest.MonkeyPatch) -> Non
 )  # fmt: skip
 def test_first_sentence(text: str, sentence: str) -> None:
     assert first_sentence(OSError(text)) == sentence
+
+
+class TestDraftVocab:
+    """A draft that was trained to propose some tokens only names them itself."""
+
+    def test_none(self, tmp_path: Path) -> None:
+        assert own_draft_vocab(str(tmp_path), {}) is None
+
+    def test_a_file_beside_the_config(self, tmp_path: Path) -> None:
+        (tmp_path / "ids.json").write_text("[1, 2]")
+        assert own_draft_vocab(str(tmp_path), {"draft_vocab": "ids.json"}) == str(tmp_path / "ids.json")
+
+    def test_no_such_file(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"names 'ids.json', the ids that it may propose, .* no such file"):
+            own_draft_vocab(str(tmp_path), {"draft_vocab": "ids.json"})
+
+    @pytest.mark.parametrize("name", ["../ids.json", "/etc/passwd", "", 7, ["ids.json"]])
+    def test_anything_but_a_name(self, tmp_path: Path, name: object) -> None:
+        with pytest.raises(CheckpointError, match="must name a file beside it"):
+            own_draft_vocab(str(tmp_path), {"draft_vocab": name})

@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from vllm_pard.checkpoint import DEFAULT_LOADING, Loading, PardCheckpoint, load_config, read_checkpoint
+from vllm_pard.checkpoint import DEFAULT_LOADING, Loading, PardCheckpoint, load_config, own_draft_vocab, read_checkpoint
 from vllm_pard.errors import PardError
 
 DEMO = "demo"  # what commands call the bundled target
@@ -13,7 +13,6 @@ DEMO = "demo"  # what commands call the bundled target
 DEMO_MARKER = "vllm_pard_demo"
 # Every public PARD-1 draft was trained with 8 depths.
 PARD_NUM_SPECULATIVE_TOKENS = 8
-TRAINING_CODE = "https://github.com/AMD-AGI/PARD"
 
 
 class CatalogError(PardError):
@@ -93,7 +92,7 @@ def find_draft(model: str, config: Mapping[str, Any]) -> CatalogEntry:
         f"Known pairs: {pairs}. "
         "Name another draft: with --draft (vllm-pard doctor: after the target), "
         'or as "model" in the speculative config. '
-        f"New ones are trained with AMD's code: {TRAINING_CODE}"
+        "vllm-pard train makes one, from a smaller model of the family or from layers of the target"
     )
 
 
@@ -113,6 +112,7 @@ def choose_draft(
     if mask_token_id is None and entry and "pard_token" not in config:
         mask_token_id = entry.mask_token_id
     checkpoint = read_checkpoint(model, config, mask_token_id=mask_token_id)
+    checkpoint = replace(checkpoint, draft_vocab=own_draft_vocab(model, config, loading))
     trained = checkpoint.num_speculative_tokens or (entry and entry.num_speculative_tokens)
     return checkpoint, num_speculative_tokens or trained or PARD_NUM_SPECULATIVE_TOKENS
 

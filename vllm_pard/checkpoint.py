@@ -25,6 +25,7 @@ class PardCheckpoint:
     mask_token_id: int
     num_speculative_tokens: int | None  # K it was trained for, where the config says so
     features: FeatureConfig | None  # of the target, for a PARD-2 draft
+    draft_vocab: str | None = None  # file with the ids that it was trained to propose; None: all
 
     @property
     def format(self) -> Literal["pard", "pard2"]:
@@ -60,6 +61,27 @@ def read_checkpoint(model: str, config: Mapping[str, Any], *, mask_token_id: int
         num_speculative_tokens=positive_int(model, config, "num_speculative_tokens_trained"),
         features=read_features(model, config) if is_pard2(config) else None,
     )
+
+
+def own_draft_vocab(model: str, config: Mapping[str, Any], loading: Loading = DEFAULT_LOADING) -> str | None:
+    """The file with the ids that the draft `model` was trained to propose, where its config names one ("draft_vocab").
+
+    What it says of other ids means nothing.
+    """
+    name = config.get("draft_vocab")
+    if name is None:
+        return None
+    if not isinstance(name, str) or os.path.basename(name) != name or not name:
+        raise CheckpointError(f"draft_vocab in the config.json of {model!r} must name a file beside it; got {name!r}")
+    from transformers.utils import cached_file
+
+    try:
+        return str(cached_file(model, name, revision=loading.revision, token=loading.token))
+    except OSError as error:
+        raise CheckpointError(
+            f"the config.json of the draft {model!r} names {name!r}, the ids that it may propose, and there is no such "
+            f"file ({first_sentence(error)})"
+        ) from error
 
 
 def load_config(model: str, loading: Loading = DEFAULT_LOADING) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from vllm_pard.checkpoint import load_config
 from vllm_pard.demo import MODELS, SPLITS, demo_path, prompts
-from vllm_pard.training.generate import greedy_answers
+from vllm_pard.training.demo_pair.answers import greedy_answers
 
 K = 8
 TINY = SHAPES["tiny"]

@@ -107,6 +107,34 @@ def test_never_more_than_asked_for(
     assert token_ids(generations) == [output[:max_new_tokens] for output in plain_outputs]
 
 
+@pytest.fixture
+def proposed(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Every token that a draft proposes."""
+    seen: set[int] = set()
+    score = engine.score
+
+    def recording_score(target: Any, requests: Any, draft_ids: torch.Tensor) -> torch.Tensor:
+        seen.update(draft_ids.flatten().tolist())
+        return score(target, requests, draft_ids)
+
+    monkeypatch.setattr(engine, "score", recording_score)
+    return seen
+
+
+@pytest.mark.parametrize("method", ["pard", "vsd"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_draft_proposes_what_it_was_trained_for(
+    method: str, temperature: float, run: Run, tiny_llama: MakeLlama, prompts: Prompts, proposed: set[int]
+) -> None:
+    vocabulary = [1, 3, 4, 8]
+    arguments = {"draft": tiny_llama(seed=3), "method": method, "temperature": temperature}
+    run(prompts, **arguments)
+    assert proposed - set(vocabulary), "the draft would propose others"
+    proposed.clear()
+    run(prompts, **arguments, draft_vocab=vocabulary)
+    assert proposed == set(vocabulary)
+
+
 @pytest.mark.parametrize("method", ["pard", "vsd"])
 @pytest.mark.parametrize("draft_vocab_size", [7, 16])
 def test_vocabularies_may_differ(
@@ -116,16 +144,8 @@ def test_vocabularies_may_differ(
     tiny_llama: MakeLlama,
     prompts: Prompts,
     plain_outputs: Outputs,
-    monkeypatch: pytest.MonkeyPatch,
+    proposed: set[int],
 ) -> None:
-    proposed: set[int] = set()
-    score = engine.score
-
-    def recording_score(target: Any, requests: Any, draft_ids: torch.Tensor) -> torch.Tensor:
-        proposed.update(draft_ids.flatten().tolist())
-        return score(target, requests, draft_ids)
-
-    monkeypatch.setattr(engine, "score", recording_score)
     other = tiny_llama(seed=3, vocab_size=draft_vocab_size)
     generations = run(prompts, draft=other, method=method, mask_token_id=draft_vocab_size - 1)
     assert token_ids(generations) == plain_outputs

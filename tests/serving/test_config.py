@@ -1,6 +1,8 @@
 """Every knob and every mistake of `{"method": "pard"}`, on the config objects of the real vLLM; no model is loaded."""
 
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,6 +149,23 @@ def test_draft_vocab(configure: Configure, tmp_path: Path, monkeypatch: pytest.M
     Path("ids.json").write_text("[1, 320]")
     with pytest.raises(PardError, match="has the token 320, but draft and target share 320 tokens only"):
         configure({"draft_vocab": "ids.json"})
+
+
+def test_a_draft_names_its_own_vocabulary(configure: Configure, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    draft = tmp_path / "draft"
+    shutil.copytree(tiny_pair[1], draft)
+    (draft / "ids.json").write_text("[1, 319]")
+    (tmp_path / "others.json").write_text("[2]")
+    config = json.loads((draft / "config.json").read_text())
+    (draft / "config.json").write_text(json.dumps(config | {"draft_vocab": "ids.json"}))
+    given = {"model": str(draft)}
+    assert configure(given).speculative_config.draft_vocab == str(draft / "ids.json")
+    assert configure(given, tensor_parallel_size=2).speculative_config.draft_vocab is None, "a warning, and no error"
+    other = str(tmp_path / "others.json")
+    assert configure(given | {"draft_vocab": other}).speculative_config.draft_vocab == other
+    (draft / "ids.json").unlink()
+    with pytest.raises(PardError, match=r"names 'ids.json'.* no such file"):
+        configure(given)
 
 
 @pytest.mark.parametrize(("quantization", "is_int8"), [(None, False), ("fp8", True)])

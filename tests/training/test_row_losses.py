@@ -79,11 +79,26 @@ def test_chunks_give_the_losses_and_the_gradients_of_one(size, bias):
 def test_only_the_kinds_that_are_asked_for(case, kinds):
     losses, _ = case.run(7, kinds)
     assert set(losses) == {"ce", *kinds}, "cross-entropy is always told, for the weights and the log"
-    draft_logits = case.draft.logits(slice(None))
-    teacher_logits = case.teacher.logits(slice(None))[case.teacher_rows]
-    torch.testing.assert_close(losses["ce"], cross_entropy(draft_logits, case.labels), **SUM_TOL)
+    log_probs = case.draft.logits(slice(None)).log_softmax(-1)
+    target_log_probs = case.teacher.logits(slice(None)).log_softmax(-1)[case.teacher_rows]
+    torch.testing.assert_close(losses["ce"], cross_entropy(log_probs, case.labels), **SUM_TOL)
     if "kl" in kinds:
-        torch.testing.assert_close(losses["kl"], forward_kl(draft_logits, teacher_logits), **SUM_TOL)
+        torch.testing.assert_close(losses["kl"], forward_kl(log_probs, target_log_probs), **SUM_TOL)
+
+
+def test_half_precision_gives_float32_losses(case):
+    """Of the logits as they are: nothing else is rounded."""
+    half = Case()
+    half.draft, half.teacher = (Head(h.hidden.bfloat16(), h.weight.bfloat16()) for h in (half.draft, half.teacher))
+    losses, gradients = half.run(7)
+    log_probs = half.draft.logits(slice(None)).float().log_softmax(-1)
+    target_log_probs = half.teacher.logits(slice(None)).float().log_softmax(-1)[half.teacher_rows]
+    wanted = {"ce": cross_entropy(log_probs, half.labels)}
+    wanted |= {kind: loss(log_probs, target_log_probs) for kind, loss in DISTILLATION.items()}
+    for kind in KINDS:
+        assert losses[kind].dtype == torch.float32
+        torch.testing.assert_close(losses[kind], wanted[kind], **SUM_TOL)
+    assert {gradient.dtype for gradient in gradients} == {torch.bfloat16}
 
 
 def test_the_teacher_is_not_needed_for_cross_entropy(case):
@@ -120,6 +135,22 @@ def test_no_tensor_has_all_rows_or_all_positions_by_all_words(case):
     allowed = max(size * V, V * H, V * TEACHER_H, num_labels * H, case.num_positions * TEACHER_H)
     assert largest(case, size) <= allowed < case.num_positions * V
     assert largest(case, num_labels) == num_labels * V, "the control: one chunk of all"
+
+
+def num_saved(case, size):
+    """Elements that wait for the way back."""
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor.numel()) or tensor, lambda t: t):
+        draft = replace(case.draft, hidden=case.draft.hidden.clone().requires_grad_())
+        row_losses(
+            draft, case.labels, case.chunks(size), teacher=case.teacher, teacher_rows=case.teacher_rows, kinds=KINDS
+        )
+    return sum(saved)
+
+
+def test_the_chunks_logits_do_not_wait_for_the_way_back(case):
+    assert num_saved(case, 8) < len(case.labels) * V / 4
+    assert num_saved(case, len(case.labels)) > len(case.labels) * V, "the control: one chunk, computed once"
 
 
 def test_a_chunk_never_has_more_teacher_rows_than_rows(case):

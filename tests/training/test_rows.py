@@ -178,7 +178,7 @@ def test_rows_are_padded_to_a_multiple(multiple):
     rows, plain = rows_of(packs, multiple=multiple), as_tuples(rows_of(packs))
     assert len(rows.anchors) % multiple == 0
     assert len(rows.anchors) - len(plain) < multiple
-    assert as_tuples(rows.first(len(plain))) == plain
+    assert as_tuples(rows.at(slice(len(plain)))) == plain
     assert (rows.documents[len(plain) :] == -1).all()
     assert (rows.labels[len(plain) :] == IGNORED).all()
 
@@ -192,7 +192,7 @@ def test_positions_and_runs_by_hand():
 
 def reference_layout(length, num_depths):
     """(labels [P*L], mask [P*L, P*L]) as the paper's code lays them out: P segments of L rows, row p of segment i."""
-    num_rows, tokens = num_depths * length, list(range(100, 100 + length))
+    num_rows, tokens = num_depths * length, list(range(10, 10 + length))
     labels, mask = [], torch.zeros(num_rows, num_rows, dtype=torch.bool)
     for i in range(num_depths):
         shown = [IGNORED] * i + tokens[i:]
@@ -207,7 +207,7 @@ def reference_layout(length, num_depths):
 @pytest.mark.parametrize(("length", "num_depths"), [(6, 1), (6, 3), (12, 5), (9, 8)])
 def test_the_reference_layout_is_the_same_where_nothing_is_dropped(length, num_depths):
     labels, mask = reference_layout(length, num_depths)
-    pack = pack_of([(range(100, 100 + length), [True] * length)])
+    pack = pack_of([(range(10, 10 + length), [True] * length)])
     rows = rows_of([pack], CodConfig(num_depths=num_depths, retention=1, min_retention=1))
     places = rows.depths * length + rows.anchors + rows.depths  # of our rows in the reference
     with_label = {row for row, label in enumerate(labels) if label != IGNORED}

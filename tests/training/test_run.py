@@ -67,7 +67,7 @@ def test_a_run_learns(pard: tuple[Path, list[str]]) -> None:
 
 def test_a_run_tells_how_far_it_is(pard: tuple[Path, list[str]]) -> None:
     told = "\n".join(pard[1])
-    assert "120 documents" in told
+    assert "documents: 120, " in told
     assert f"mask token {MASK}, '<mask>'" in told
     assert "step 2 of 24, loss" in told
     assert "tokens/s" in told
@@ -193,3 +193,23 @@ def test_a_folder_with_something_else_in_it_is_left_alone(world: Path, tmp_path:
     with pytest.raises(PardError, match="holds something else"):
         run(options(world, output=str(tmp_path)))
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_what_a_run_has_cost_is_counted_over_its_interruptions(
+    pard: tuple[Path, list[str]], world: Path, tmp_path: Path
+) -> None:
+    whole = json.loads((pard[0] / "receipt.json").read_text())
+    assert whole["num_tokens"] == 24 * 2 * 96
+    given = options(world, output=str(tmp_path / "run"))
+    process = in_a_process(tmp_path, given)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step 10 "):
+            process.kill()
+    process.wait()
+    folder, _ = run(given)
+    broken = json.loads((folder / "receipt.json").read_text())
+    assert (broken["num_tokens"], broken["num_rows"]) == (whole["num_tokens"], whole["num_rows"])
+    seconds = [entry["seconds"] for entry in broken["log"] if "seconds" in entry]
+    assert seconds == sorted(seconds)
+    assert broken["training_seconds"] >= seconds[-1] > seconds[0] > 0

@@ -113,6 +113,13 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: str, message: str) -> No
         load_config(file)
 
 
+def test_what_a_check_says_comes_alone(path: Path) -> None:
+    """Without what pydantic adds: all that was given, secrets too."""
+    with pytest.raises(PardError) as told:
+        load_config(path, ["--target", "null", "--loss.kl", "1"])
+    assert str(told.value) == "this loss needs the target, and none is named: set target"
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(PardError, match="can't read the config file"):
         load_config(tmp_path / "none.yaml")

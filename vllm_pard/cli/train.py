@@ -1,7 +1,5 @@
 """`vllm-pard train`: make a PARD or PARD-2 draft of any target."""
 
-from pathlib import Path
-
 import typer
 
 # Whatever follows the config is an option of the config.
@@ -9,7 +7,7 @@ CONTEXT = {"allow_interspersed_args": False, "ignore_unknown_options": True}
 
 
 def train(
-    config: Path = typer.Argument(help="YAML file; see vllm_pard/training/configs for ready ones."),
+    config: str = typer.Argument(help="YAML file, or the name of one in vllm_pard/training/configs."),
     options: list[str] = typer.Argument(None, metavar="[--any.field VALUE]...", help="In place of the file's."),
 ) -> None:
     """Train a draft; the same command goes on with a run that was interrupted.
@@ -18,11 +16,14 @@ def train(
 
     Example: vllm-pard train draft.yaml --target Qwen/Qwen3-8B --draft Qwen/Qwen3-0.6B --output runs/qwen3
 
+    Example: vllm-pard train laptop --data.sources "[{path: answers.jsonl}]"
+
     Example: vllm-pard train draft.yaml --prune-layers 4 --trainer.learning_rate 1e-4
     """
+    from vllm_pard.training.shipped_configs import find_config
     from vllm_pard.training.train_config import load_config
 
-    parsed = load_config(config, options or [])
+    parsed = load_config(find_config(config), options or [])
 
     from vllm_pard.silence import without_progress_bars
     from vllm_pard.training.run import train as run

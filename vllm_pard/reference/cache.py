@@ -7,6 +7,7 @@ B requests · T rows of one forward · S positions · N slots, more than S · H 
 W hidden size
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,10 +48,19 @@ class SlotCache(Cache):
 
 
 class CachedModel:
-    """Runs tokens at given positions and keeps their keys and values; in `features`, also what a draft takes of it."""
+    """Runs tokens at given positions and keeps their keys and values; in `features`, also what a draft takes of it.
+
+    Of a draft that was trained to propose some tokens only, these are the `vocabulary`.
+    """
 
     def __init__(
-        self, model: PreTrainedModel, *, max_length: int, compiled: bool, features: Features | None = None
+        self,
+        model: PreTrainedModel,
+        *,
+        max_length: int,
+        compiled: bool,
+        features: Features | None = None,
+        vocabulary: Sequence[int] | None = None,
     ) -> None:
         config: Any = model.config.get_text_config(decoder=True)
         check_attention(model)
@@ -59,6 +69,7 @@ class CachedModel:
         self.context: int = config.max_position_embeddings
         self.max_length = min(max_length, self.context)
         self._features = features
+        self._is_left_out = None if vocabulary is None else left_out(vocabulary, self.vocab_size, model.device)
         self._windows = attention_windows(config)
         num_slots = -(-(self.max_length + 1) // SLOT_MULTIPLE) * SLOT_MULTIPLE
         self.cache = SlotCache(config.num_hidden_layers, num_slots)
@@ -101,7 +112,7 @@ class CachedModel:
             self._features.write(output.hidden_states, self.cache.slots)
         self.cache.slots = None  # memory of a CUDA graph must not be held from one replay to the next
         logits: Tensor = output.logits
-        return logits
+        return logits if self._is_left_out is None else logits.masked_fill(self._is_left_out, float("-inf"))
 
     def _attention_mask(self, positions: Tensor) -> Tensor | dict[str, Tensor]:
         """What is added to the scores, by kind of layer. [B, 1, T, N]"""
@@ -114,6 +125,13 @@ class CachedModel:
             masks[kind] = zeros.masked_fill(is_hidden, float("-inf"))
         # Only a model that mixes kinds of layers takes one mask for each.
         return masks if len(masks) > 1 else next(iter(masks.values()))
+
+
+def left_out(vocabulary: Sequence[int], vocab_size: int, device: torch.device) -> Tensor:
+    """Every token but these. bool [V]"""
+    is_left_out = torch.ones(vocab_size, dtype=torch.bool)
+    is_left_out[torch.tensor(vocabulary)] = False
+    return is_left_out.to(device)
 
 
 def compile_forward(forward: Any, device: torch.device) -> Any:

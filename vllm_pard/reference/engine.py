@@ -38,7 +38,7 @@ class ReferenceEngine:
 
     "ar" is the `generate` of Transformers. "ar+" is this engine without a draft, always compiled; `compiled` does the
     same for the others. Repeated calls compile once. "pard2" is dependent with a `target_proj`, and without one
-    independent, which is "pard".
+    independent, which is "pard". A draft proposes the tokens of `draft_vocab` only; None: all.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class ReferenceEngine:
         num_speculative_tokens: int = 0,
         mask_token_id: int | None = None,
         target_proj: TargetProj | None = None,
+        draft_vocab: Sequence[int] | None = None,
         batch_size: int = 1,
         max_length: int,
         compiled: bool = False,
@@ -70,7 +71,9 @@ class ReferenceEngine:
             check_target_proj(target_proj, target, draft)
             self.features = Features(target_proj, draft=draft, batch_size=batch_size, max_length=num_positions)
         self.target = CachedModel(target, max_length=num_positions, compiled=compiled, features=self.features)
-        self.draft = None if draft is None else CachedModel(draft, max_length=num_positions, compiled=compiled)
+        self.draft = None
+        if draft is not None:
+            self.draft = CachedModel(draft, max_length=num_positions, compiled=compiled, vocabulary=draft_vocab)
         self.method, self.num_speculative_tokens = method, num_speculative_tokens
         self.batch_size, self.max_length = batch_size, max_length
         self._draft_tokens = make_drafter(
@@ -149,6 +152,7 @@ def generate(
     max_new_tokens: int,
     mask_token_id: int | None = None,
     target_proj: TargetProj | None = None,
+    draft_vocab: Sequence[int] | None = None,
     temperature: float = 0.0,
     seed: int = 0,
     eos_token_ids: Sequence[int] = (),
@@ -161,6 +165,7 @@ def generate(
         num_speculative_tokens=num_speculative_tokens,
         mask_token_id=mask_token_id,
         target_proj=target_proj,
+        draft_vocab=draft_vocab,
         batch_size=max(1, len(prompts)),
         max_length=max(map(len, prompts), default=0) + max_new_tokens,
     )

@@ -66,17 +66,21 @@ def check_batched_tokens(engine_args: Any, max_model_len: int, num_speculative_t
 def check_draft_vocab(
     wanted: PardConfig, draft: PardCheckpoint, target_model_config: Any, target_parallel_config: Any, runner: Runner
 ) -> str | None:
-    """The absolute path of the draft vocabulary, read and checked; None if none is given."""
-    if wanted.draft_vocab is None:
+    """The absolute path of the draft vocabulary, given or the draft's own, read and checked; None if there is none."""
+    path = draft.draft_vocab if wanted.draft_vocab is None else wanted.draft_vocab
+    if path is None:
         return None
-    read_draft_vocab(wanted.draft_vocab, min(draft.vocab_size, target_model_config.get_vocab_size()))
+    read_draft_vocab(path, min(draft.vocab_size, target_model_config.get_vocab_size()))
     needs_logits = runner == "v1" or wanted.upstream.get("draft_sample_method") == "probabilistic"
     is_sharded = wanted.upstream.get("draft_tensor_parallel_size") != 1
     if needs_logits and is_sharded and target_parallel_config.tensor_parallel_size > 1:
+        if wanted.draft_vocab is None:
+            logger.warning("PARD: under tensor parallelism without greedy drafts on V2, the draft proposes all tokens")
+            return None
         raise ConfigError(
             '"draft_vocab" under tensor parallelism needs model runner V2 and greedy drafts: leave "draft_vocab" out'
         )
-    return os.path.abspath(wanted.draft_vocab)
+    return os.path.abspath(path)
 
 
 def in_one_sentence(error: ValidationError) -> ConfigError:

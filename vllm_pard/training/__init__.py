@@ -1,1 +1,1 @@
-"""Train PARD drafts: COD rows, a small trainer and the recipe of the demo pair."""
+"""Train PARD drafts: COD rows, losses, data, the run, and the recipe of the demo pair."""

@@ -54,6 +54,7 @@ def training_arguments(config: TrainConfig, *, evaluates: bool) -> TrainingArgum
         "disable_tqdm": True,
         "use_cpu": not torch.accelerator.is_available(),
         "accelerator_config": {"dispatch_batches": False},
+        "hub_strategy": "end",
     }
     given.setdefault("report_to", ["tensorboard"] if find_spec("tensorboard") else [])
     try:

@@ -82,7 +82,7 @@ def _dense(rows: Rows) -> RowAttention:
 
 
 def _in_blocks(rows: Rows, num_tokens: int) -> RowAttention:
-    blocks = [_Block.of(rows, start, stop) for start, stop in _block_ends(num_tokens, len(rows.anchors))]
+    blocks = [_Block.of(rows, num_tokens, start, stop) for start, stop in _block_ends(num_tokens, len(rows.anchors))]
     masks = cache(lambda window: [_seen(rows, window, block.query_index, block.key_index) for block in blocks])
 
     def attend(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
@@ -125,13 +125,14 @@ class _Block(NamedTuple):
     masks: slice  # empty where the queries are tokens
 
     @classmethod
-    def of(cls, rows: Rows, start: int, stop: int) -> _Block:
+    def of(cls, rows: Rows, num_tokens: int, start: int, stop: int) -> _Block:
         anchors, depths = rows.anchors[start:stop], rows.depths[start:stop]
         ends = int(anchors.max()) + 1
         # Where the document of each row starts; the document of a padding row is nowhere.
         starts = anchors + depths - rows.positions[start:stop]
         first_depth = int(depths[0])
-        first_mask = start - first_depth + 1 if first_depth > 0 else stop
+        # Where the first row's chain starts, if it is whole.
+        first_mask = max(start - first_depth + 1, num_tokens) if first_depth > 0 else stop
         return cls(slice(start, stop), slice(min(int(starts.min()), ends), ends), slice(first_mask, stop))
 
     @property

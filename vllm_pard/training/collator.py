@@ -18,7 +18,7 @@ from vllm_pard.training.rows import IGNORED, PADDING, Rows, build_rows, chain_le
 
 __all__ = ["Collator"]
 
-LOGITS_AT_ONCE = 1 << 26  # logits of a chunk, in elements: 256 MiB in float32
+LOGITS_AT_ONCE = 1 << 25  # logits of a chunk, in elements: 128 MiB in float32, a few of which are alive at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class Collator:
             is left out if its label, or that of a shallower row of its chain, is not among them.
         vocab_size: V, how many ids are trained.
         multiple: R is a multiple of this.
+        names_packs: a batch has the numbers of its packs, for a cache of what the target says of them.
     """
 
     cod: CodConfig
@@ -41,6 +42,7 @@ class Collator:
     feature_dropout: float | None = None
     vocabulary: Tensor | None = None
     multiple: int = 1
+    names_packs: bool = False
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Items of `PackedDataset` -> the arguments of `ParallelDraft.forward` but what the target says."""
@@ -52,7 +54,7 @@ class Collator:
         is_trained &= is_known
         generators = [self._generator(item["draw"]) for item in items]
         lengths = chain_lengths(trained_run_lengths(documents, is_trained), packs, self.cod, generators)
-        rows = build_rows(tokens, documents, lengths, multiple=self.multiple)
+        rows = self.rows(tokens, documents, lengths, generators)
         batch: dict[str, Any] = {"rows": asdict(rows), "tokens": tokens, **self._labels(rows)}
         if self.feature_dropout is not None:
             keeps = [
@@ -60,7 +62,13 @@ class Collator:
                 for item, generator in zip(items, generators, strict=True)
             ]
             batch["keeps_features"] = torch.cat(keeps)
+        if self.names_packs:
+            batch["packs"] = [item["pack"] for item in items]
         return batch
+
+    def rows(self, tokens: Tensor, documents: Tensor, lengths: Tensor, generators: Sequence[torch.Generator]) -> Rows:
+        """The layout of a batch, for experiments to replace."""
+        return build_rows(tokens, documents, lengths, multiple=self.multiple)
 
     def _generator(self, draw: int) -> torch.Generator:
         """Unlike seeds that differ in few bits give unlike numbers only after mixing, which torch leaves to us."""

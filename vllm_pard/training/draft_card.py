@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import Any
 from transformers import TrainerState
 
 from vllm_pard.files import write_whole
-from vllm_pard.training.receipt import environment, write_json
+from vllm_pard.training.pace import Spent
+from vllm_pard.training.receipt import environment, without_folders, write_json
 from vllm_pard.training.train_config import TrainConfig
 
 __all__ = ["draft_card", "write_receipt"]
+
+FOLDERS = re.compile(r"(?<=')/[^']*/(?=[^'/]*')")  # of a quoted path: they are this machine's
 
 _CARD = """\
 ---
@@ -49,17 +53,19 @@ def write_receipt(
     num_processes: int,
     data: str,
     state: TrainerState,
-    seconds: float,
+    spent: Spent,
 ) -> None:
-    """Write receipt.json and README.md beside the draft. `seconds` counts all interruptions' parts of the run."""
+    """Write receipt.json and README.md beside the draft."""
     receipt = {
-        "config": asdict(config),
+        "config": without_folders(asdict(config)),
         "mask_token_id": mask_token_id,
         "num_parameters": num_parameters,
         "num_processes": num_processes,
-        "data": data,
+        "data": FOLDERS.sub("", data),
         "num_steps": state.global_step,
-        "training_seconds": round(seconds, 1),
+        "training_seconds": round(spent.seconds, 1),
+        "num_rows": spent.num_rows,
+        "num_tokens": spent.num_tokens,
         "best_step": state.best_global_step,
         "acceptance_length": state.best_metric,
         "log": state.log_history,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from vllm_pard.draft_vocab_file import write_draft_vocab
 from vllm_pard.files import write_whole
 from vllm_pard.pard2 import FeatureConfig
 from vllm_pard.target_proj import read_target_proj, write_target_proj
 
 __all__ = ["DraftFiles"]
 
+DRAFT_VOCAB = "draft_vocab.json"
 DRAFT, PROJECTION = "draft.", "target_proj.weight"  # names of a ParallelDraft's parameters
 
 
@@ -31,6 +33,7 @@ class DraftFiles:
         tokenizer: saved beside it.
         config_keys: what makes it a PARD draft, of `pard_config_keys` or `pard2_config_keys`.
         features: of PARD-2; None: PARD.
+        vocabulary: the ids that it is trained to propose; None: all.
         dtype: of a finished draft. A checkpoint to go on from keeps the dtype that it is trained in.
     """
 
@@ -38,6 +41,7 @@ class DraftFiles:
     tokenizer: PreTrainedTokenizerBase
     config_keys: Mapping[str, Any]
     features: FeatureConfig | None
+    vocabulary: Sequence[int] | None
     dtype: torch.dtype
 
     def save(self, folder: Path, weights: Mapping[str, Tensor], is_final: bool) -> None:
@@ -53,7 +57,11 @@ class DraftFiles:
         if PROJECTION in weights:
             write_target_proj(folder, weights[PROJECTION])
         self.tokenizer.save_pretrained(folder)
-        self._add_to_config(folder / "config.json", {**self.config_keys, "dtype": dtype})
+        keys = {**self.config_keys, "dtype": dtype}
+        if self.vocabulary is not None:
+            write_draft_vocab(folder / DRAFT_VOCAB, list(self.vocabulary))
+            keys["draft_vocab"] = DRAFT_VOCAB
+        self._add_to_config(folder / "config.json", keys)
 
     def load_into(self, module: nn.Module, folder: Path) -> None:
         """Read a checkpoint's weights back into a ParallelDraft, in place."""

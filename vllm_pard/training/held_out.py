@@ -37,7 +37,7 @@ class HeldOut:
     Args:
         packs: items of a PackedDataset.
         num_speculative_tokens: K.
-        vocabulary, vocab_size: as in Collator.
+        vocabulary, vocab_size, multiple, names_packs: as in Collator.
     """
 
     def __init__(
@@ -48,10 +48,18 @@ class HeldOut:
         vocab_size: int,
         vocabulary: Tensor | None = None,
         multiple: int = 1,
+        names_packs: bool = False,
     ) -> None:
         whole = CodConfig(num_depths=num_speculative_tokens, retention=1, min_retention=1)
         self.packs, self.num_depths = packs, num_speculative_tokens
-        self._collate = Collator(cod=whole, seed=0, vocab_size=vocab_size, vocabulary=vocabulary, multiple=multiple)
+        self._collate = Collator(
+            cod=whole,
+            seed=0,
+            vocab_size=vocab_size,
+            vocabulary=vocabulary,
+            multiple=multiple,
+            names_packs=names_packs,
+        )
 
     def measure(self, predict: Callable[[Inputs], Tensor], accelerator: Accelerator) -> HeldOutResult:
         """Every process takes its share; all get the sum.

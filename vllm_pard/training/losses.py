@@ -1,7 +1,7 @@
 """What a draft is trained for: a loss for each row, and how much each row counts.
 
-A loss takes the logits of C rows and gives [C]. A weight comes from the chains: how likely it is that a step of
-speculative decoding gets as far as a row. All in float32, whatever the models run in.
+A loss takes the log-probabilities of C rows and gives [C]. A weight comes from the chains: how likely it is that a step
+of speculative decoding gets as far as a row. All in float32, whatever the models run in.
 
 C rows · R rows of the batch · N tokens · P depths · V vocabulary
 """
@@ -24,33 +24,33 @@ __all__ = [
 ]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(log_probs: Tensor, labels: Tensor) -> Tensor:
     """-log q(x) of the label under the draft (PARD, arXiv 2504.18583). [C, V], int64 [C] -> [C]"""
-    return F.cross_entropy(logits.float(), labels, reduction="none")
+    return F.nll_loss(log_probs, labels, reduction="none")
 
 
-def forward_kl(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def forward_kl(log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
     """KL(p || q) = sum_x p(x) (log p(x) - log q(x)), p the target and q the draft (PARD-2, arXiv 2605.08632).
 
     [C, V] and [C, V] -> [C]
     """
-    return F.kl_div(_log_probs(logits), _log_probs(teacher_logits), log_target=True, reduction="none").sum(dim=-1)
+    return F.kl_div(log_probs, target_log_probs, log_target=True, reduction="none").sum(dim=-1)
 
 
-def total_variation(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def total_variation(log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
     """1 - sum_x min(p(x), q(x)): how often rejection sampling at temperature 1 refuses the draft (arXiv 2211.17192).
 
     [C, V] and [C, V] -> [C], from 0 to 1
     """
-    return 1 - _overlap(logits, teacher_logits)
+    return 1 - _overlap(log_probs, target_log_probs)
 
 
-def likelihood_of_acceptance(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def likelihood_of_acceptance(log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
     """-log sum_x min(p(x), q(x)): the negative log of the acceptance at temperature 1 (LK, arXiv 2602.23881).
 
     Like the total variation, but a row whose draft is far off still has a gradient. [C, V] and [C, V] -> [C]
     """
-    return -_overlap(logits, teacher_logits).clamp(min=torch.finfo(torch.float32).tiny).log()
+    return -_overlap(log_probs, target_log_probs).clamp(min=torch.finfo(torch.float32).tiny).log()
 
 
 def cat_weights(rows: Rows, log_probs: Tensor) -> Tensor:
@@ -97,10 +97,6 @@ def d_pace_weights(rows: Rows, label_log_probs: Tensor, *, num_depths: int, smoo
     return torch.where(is_labelled, weights, 0.0)
 
 
-def _log_probs(logits: Tensor) -> Tensor:
-    return F.log_softmax(logits.float(), dim=-1)
-
-
-def _overlap(logits: Tensor, teacher_logits: Tensor) -> Tensor:
+def _overlap(log_probs: Tensor, target_log_probs: Tensor) -> Tensor:
     """sum_x min(p(x), q(x))"""
-    return torch.minimum(_log_probs(logits), _log_probs(teacher_logits)).exp().sum(dim=-1)
+    return torch.minimum(log_probs, target_log_probs).exp().sum(dim=-1)

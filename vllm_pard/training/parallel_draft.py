@@ -19,6 +19,7 @@ from vllm_pard.training.losses import cat_weights, d_pace_weights
 from vllm_pard.training.row_losses import Head, predictions, row_losses
 from vllm_pard.training.rows import Rows
 from vllm_pard.training.target import ALL, TargetOutput, Vocabulary, head_of
+from vllm_pard.training.top_k import TopKOutput
 
 __all__ = ["ParallelDraft", "shifted_features"]
 
@@ -66,7 +67,7 @@ class ParallelDraft(nn.Module):
         positions: Tensor,
         teacher_rows: Tensor,
         chunks: Sequence[Any],
-        target: TargetOutput | None = None,
+        target: TargetOutput | TopKOutput | None = None,
         keeps_features: Tensor | None = None,
         predicts: bool = False,
     ) -> dict[str, Tensor]:
@@ -101,7 +102,11 @@ class ParallelDraft(nn.Module):
         return {"loss": (weights * total).sum(), "weight": weights.sum(), "ce": losses["ce"].detach()}
 
     def hidden_states(
-        self, rows: Rows, tokens: Tensor, target: TargetOutput | None = None, keeps_features: Tensor | None = None
+        self,
+        rows: Rows,
+        tokens: Tensor,
+        target: TargetOutput | TopKOutput | None = None,
+        keeps_features: Tensor | None = None,
     ) -> Tensor:
         """One forward over all rows: the final hidden states, after the final norm. [R, H]"""
         row_tokens = torch.where(rows.depths == 0, tokens[rows.anchors], self.mask_token_id)
@@ -134,7 +139,7 @@ class ParallelDraft(nn.Module):
         """Called by the Trainer where its arguments say so."""
         self.draft.gradient_checkpointing_enable(**options)
 
-    def _weights(self, rows: Rows, labelled: Tensor, ce: Tensor, target: TargetOutput | None) -> Tensor:
+    def _weights(self, rows: Rows, labelled: Tensor, ce: Tensor, target: TargetOutput | TopKOutput | None) -> Tensor:
         if self.loss.weights == "cat" and target is not None:
             return cat_weights(rows, target.log_probs)[labelled]
         if self.loss.weights == "d-pace":

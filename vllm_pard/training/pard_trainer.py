@@ -16,10 +16,14 @@ from vllm_pard.errors import PardError, first_sentence
 from vllm_pard.training.collator import Collator
 from vllm_pard.training.draft_checkpoint import DraftFiles
 from vllm_pard.training.held_out import HeldOut
+from vllm_pard.training.hub import asking_the_hub, upload_draft
+from vllm_pard.training.pace import spent_as_log
 from vllm_pard.training.parallel_draft import ParallelDraft
 from vllm_pard.training.rows import Rows
 from vllm_pard.training.run_folder import mark_complete
 from vllm_pard.training.target import Target, TargetOutput
+from vllm_pard.training.target_cache import CachedTarget
+from vllm_pard.training.top_k import TopKOutput
 from vllm_pard.training.watch import Watch
 
 __all__ = ["PardTrainer", "TrainingError"]
@@ -38,7 +42,7 @@ class PardTrainer(Trainer):
         packs: a PackedDataset or a stream of the same items, in the order in which they are to be trained.
         collator: lays out a batch.
         held_out: for the evaluation; None: there is none.
-        target: None where neither the loss nor the draft reads one.
+        target: None where neither the loss nor the draft reads one. A cached one needs batches that name their packs.
         files: write and read checkpoints.
         watch: is told what happens; None: nobody is.
     """
@@ -53,7 +57,7 @@ class PardTrainer(Trainer):
         files: DraftFiles,
         watch: Watch | None = None,
         held_out: HeldOut | None = None,
-        target: Target | None = None,
+        target: Target | CachedTarget | None = None,
     ) -> None:
         arguments.remove_unused_columns = False  # the collator reads them
         arguments._n_gpu = min(arguments.n_gpu, 1)  # one process trains on one GPU: a batch can't be cut in pieces
@@ -68,7 +72,6 @@ class PardTrainer(Trainer):
         self.held_out, self.target = held_out, target
         self.files, self.watch = files, watch or Watch(lambda line: None)
         self.add_callback(self.watch)
-        self._pace = _Pace()
         self._mean_loss: Tensor  # of all processes, of the last batch
 
     def compute_loss(
@@ -79,14 +82,15 @@ class PardTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """The weighted mean over the rows of all processes: two processes learn what one with both batches would."""
-        outputs = model(**inputs, target=self._read_target(inputs))
+        target = self._read_target(inputs)
+        outputs = model(**inputs, target=target)
         sums = torch.stack([outputs["loss"].detach(), outputs["weight"]])
         total, weight = self.accelerator.reduce(sums, reduction="sum")
         weight = weight.clamp(min=1e-6)
         self._mean_loss = total / weight
         # Gradients are averaged over the processes, so the share of each is multiplied by their number.
         loss = outputs["loss"] * self.accelerator.num_processes / weight
-        self._pace.count(inputs["tokens"], inputs["labels"])
+        self.watch.pace.count(len(inputs["tokens"]), len(inputs["rows"]["anchors"]))
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
@@ -105,6 +109,7 @@ class PardTrainer(Trainer):
         """Acceptance on the held-out answers, as a draft with the target's features and, if it has any, without."""
         if self.held_out is None:
             raise TrainingError("there are no held-out documents to evaluate on: set evaluation.num_documents")
+        spent = self.watch.pace.meet(self.accelerator)
         started = time.monotonic()
         self.model.eval()
         metrics: dict[str, float] = {}
@@ -114,15 +119,16 @@ class PardTrainer(Trainer):
             metrics[f"acceptance_length_everywhere{suffix}"] = result.everywhere.mean_acceptance_length
             metrics[f"accuracy{suffix}"] = result.num_matches / max(result.num_labels, 1)
         metrics = {f"{metric_key_prefix}_{name}": round(value, 4) for name, value in metrics.items()}
+        metrics |= spent_as_log(spent, f"{metric_key_prefix}_")
         metrics[f"{metric_key_prefix}_runtime"] = round(time.monotonic() - started, 1)
-        self._pace.pause(time.monotonic() - started)
+        self.watch.pace.pause(time.monotonic() - started)
         self.log(metrics)
         self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            logs |= self._pace.since_last(self.accelerator)
+            logs |= self.watch.pace.as_log(self.accelerator)
         super().log(logs, start_time)
 
     def _modes(self) -> list[tuple[str, bool]]:
@@ -130,13 +136,30 @@ class PardTrainer(Trainer):
 
     def _predict(self, inputs: dict[str, Any], reads_features: bool) -> Tensor:
         inputs = self._prepare_inputs(inputs)
-        target = self._read_target(inputs) if reads_features else None
+        target = self._read_target(inputs, is_needed=reads_features)
         with self.compute_loss_context_manager():
             predictions: Tensor = self.model_wrapped(**inputs, target=target, predicts=True)["predictions"]
         return predictions
 
-    def _read_target(self, inputs: dict[str, Any]) -> TargetOutput | None:
-        return None if self.target is None else self.target(Rows(**inputs["rows"]), inputs["tokens"])
+    def _read_target(self, inputs: dict[str, Any], is_needed: bool = True) -> TargetOutput | TopKOutput | None:
+        packs = inputs.pop("packs", None)  # the draft has no use for them
+        if self.target is None or not is_needed:
+            return None
+        if isinstance(self.target, CachedTarget):
+            return self.target(packs, self.args.device)
+        return self.target(Rows(**inputs["rows"]), inputs["tokens"])
+
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Before training, so that an upload that can't succeed costs none."""
+        with asking_the_hub("trainer.push_to_hub needs a repository on the hub, and it can't be made"):
+            super().init_hf_repo(token)
+
+    def push_to_hub(self, commit_message: str | None = None, *_: Any, **__: Any) -> str | None:
+        """Upload the finished draft from the output folder; `hub_model_id`, `hub_revision` and so on as in Trainer."""
+        if not self.is_world_process_zero():
+            return None
+        message = commit_message or f"Draft after {self.state.global_step} steps"
+        return upload_draft(Path(self.args.output_dir), str(self.hub_model_id), message, self.args.hub_revision)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """The packs are in their order already, so that a run that is resumed needs no state of a sampler."""
@@ -148,6 +171,7 @@ class PardTrainer(Trainer):
         self.files.save(folder, weights, folder == Path(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.watch.pace.meet(self.accelerator)
         try:
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
@@ -162,32 +186,19 @@ class PardTrainer(Trainer):
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            self.files.load_into(self.model, Path(resume_from_checkpoint))
+            self._load(Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self.files.load_into(self.model, Path(str(self.state.best_model_checkpoint)))
+            self._load(Path(str(self.state.best_model_checkpoint)))
 
-
-class _Pace:
-    """Tokens and rows per second, evaluations left out."""
-
-    def __init__(self) -> None:
-        self._num_tokens = self._num_rows = 0
-        self._started = time.monotonic()
-
-    def count(self, tokens: Tensor, labels: Tensor) -> None:
-        self._num_tokens += len(tokens)
-        self._num_rows += len(labels)
-
-    def pause(self, seconds: float) -> None:
-        self._started += seconds
-
-    def since_last(self, accelerator: Any) -> dict[str, float]:
-        counts = torch.tensor([self._num_tokens, self._num_rows], device=accelerator.device)
-        num_tokens, num_rows = accelerator.reduce(counts, reduction="sum").tolist()
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        self.__init__()  # type: ignore[misc]
-        return {"tokens_per_second": round(num_tokens / seconds), "rows_per_second": round(num_rows / seconds)}
+    def _load(self, checkpoint: Path) -> None:
+        try:
+            self.files.load_into(self.model, checkpoint)
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            raise TrainingError(
+                f"the checkpoint {str(checkpoint)!r} can't be read ({first_sentence(error)}): remove that folder and "
+                "run the same command again, it goes on from the one before"
+            ) from error

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["config_hash", "cpu_model", "environment", "write_json"]
+from vllm_pard.files import write_whole
+
+__all__ = ["cpu_model", "environment", "without_folders", "write_json"]
 
 _PACKAGES = ("accelerate", "datasets", "safetensors", "tokenizers", "torch", "transformers")
-
-
-def config_hash(*configs: Any) -> str:
-    """A short digest of dataclasses and plain values: equal configs, equal digest."""
-    plain = [dataclasses.asdict(c) if dataclasses.is_dataclass(c) and not isinstance(c, type) else c for c in configs]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def environment(command: str) -> dict[str, Any]:
     """Command, commit, packages and processor; no path of this machine."""
     return {
-        "argv": [*command.split(), *map(_without_folder, sys.argv[1:])],
+        "argv": [*command.split(), *map(without_folders, sys.argv[1:])],
         "commit": _git_commit(),
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -38,11 +33,17 @@ def environment(command: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, document: Any) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    """Entirely or not at all."""
+    write_whole(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
-def _without_folder(argument: str) -> str:
-    return Path(argument).name if Path(argument).is_absolute() else argument
+def without_folders(value: Any) -> Any:
+    """The same mapping, list or value, but of absolute paths in it only the names."""
+    if isinstance(value, Mapping):
+        return {name: without_folders(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(inner) for inner in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _git_commit() -> str | None:

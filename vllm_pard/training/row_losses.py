@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,23 @@ class Head:
     def logits(self, rows: slice) -> Tensor:
         return F.linear(self.hidden[rows].to(self.weight.dtype), self.weight, self.bias)
 
+    def log_probs(self, rows: slice) -> Tensor:
+        """float32, whatever the logits are."""
+        return F.log_softmax(self.logits(rows), dim=-1, dtype=torch.float32)
+
+    def log_probs_beside(self, draft_log_probs: Tensor, positions: slice, which: Tensor) -> Tensor:
+        """As `Teacher` has it; what the draft says is not needed."""
+        return self.log_probs(positions)[which]
+
+
+class Teacher(Protocol):
+    """What is distilled."""
+
+    def log_probs_beside(self, draft_log_probs: Tensor, positions: slice, which: Tensor) -> Tensor:
+        """The teacher's log-probabilities float32 [C, V] beside the draft's [C, V]: of the U positions a slice, and of
+        that `which`, int64 [C]. Each position is computed once.
+        """
+
 
 def chunks_of(teacher_rows: Sequence[int], chunk_size: int) -> list[Chunk]:
     """Cut rows into chunks of `chunk_size`.
@@ -67,7 +85,7 @@ def row_losses(
     labels: Tensor,
     chunks: Sequence[Chunk],
     *,
-    teacher: Head | None = None,
+    teacher: Teacher | None = None,
     teacher_rows: Tensor,
     kinds: Sequence[str],
 ) -> dict[str, Tensor]:
@@ -79,20 +97,22 @@ def row_losses(
         draft: hidden states [T, H] of the labelled rows, sorted by teacher row.
         labels: int64 [T], indices into the trained vocabulary.
         chunks: of `chunks_of`; a single one is not computed twice.
-        teacher: the target's states [U, H] and head, over the same vocabulary; needed by all kinds but "ce".
+        teacher: of the U positions, over the same vocabulary; needed by all kinds but "ce".
         teacher_rows: int64 [T], as in `chunks_of`.
         kinds: of "ce", "kl", "tv", "lk".
     """
 
+    names = ["ce", *(kind for kind in kinds if kind != "ce")]
+
     def losses_of(chunk: Chunk, hidden: Tensor) -> tuple[Tensor, ...]:
         rows = slice(chunk.start, chunk.stop)
-        logits = Head(hidden, draft.weight, draft.bias).logits(slice(None))  # [C, V]
-        losses = [cross_entropy(logits, labels[rows])]
-        if teacher is not None:
+        log_probs = Head(hidden, draft.weight, draft.bias).log_probs(slice(None))  # [C, V]
+        losses = [cross_entropy(log_probs, labels[rows])]
+        if teacher is not None and len(names) > 1:
             with torch.no_grad():
-                seen = teacher.logits(slice(chunk.first, chunk.last))
-                teacher_logits = seen[teacher_rows[rows] - chunk.first]  # [C, V]
-            losses += [DISTILLATION[kind](logits, teacher_logits) for kind in kinds if kind != "ce"]
+                positions = slice(chunk.first, chunk.last)
+                target_log_probs = teacher.log_probs_beside(log_probs, positions, teacher_rows[rows] - chunk.first)
+            losses += [DISTILLATION[kind](log_probs, target_log_probs) for kind in names[1:]]
         return tuple(losses)
 
     def run(chunk: Chunk) -> tuple[Tensor, ...]:
@@ -101,7 +121,6 @@ def row_losses(
             return losses_of(chunk, hidden)
         return checkpoint(losses_of, chunk, hidden, use_reentrant=False)  # type: ignore[no-any-return]
 
-    names = ["ce", *(kind for kind in kinds if kind != "ce")]
     parts = [run(chunk) for chunk in chunks]
     return {name: torch.cat(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
 

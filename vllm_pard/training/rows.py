@@ -37,9 +37,9 @@ class Rows:
     def to(self, device: torch.device | str) -> Rows:
         return Rows(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    def first(self, num_rows: int) -> Rows:
-        """The rows before `num_rows`: the N tokens, for a model that reads no mask tokens."""
-        return Rows(*(getattr(self, field.name)[:num_rows] for field in fields(self)))
+    def at(self, which: Tensor | slice) -> Rows:
+        """Some of the rows, in their order; the first N are the tokens, for a model that reads no mask tokens."""
+        return Rows(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
 def positions_in_documents(documents: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vllm_pard.errors import first_sentence
 from vllm_pard.files import check_folder, write_whole
 from vllm_pard.training.config import TrainConfigError
 
@@ -18,7 +19,18 @@ COMPLETE = "complete.json"  # written last into a checkpoint
 RUN = "run.json"
 # What may change while a run is interrupted: none of it changes what is learnt.
 FREE = ("output", "attention", "dtype")
-FREE_OF_TRAINER = ("save", "logging", "eval", "report_to", "dataloader", "push_to_hub", "hub", "run_name", "load_best")
+FREE_OF_TRAINER = (
+    "save",
+    "logging",
+    "eval",
+    "report_to",
+    "dataloader",
+    "push_to_hub",
+    "hub",
+    "run_name",
+    "load_best",
+    "gradient_checkpointing",
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +61,21 @@ class RunFolder:
                 shutil.rmtree(checkpoint)
         newest = max(self._checkpoints(), key=_step, default=None)
         if newest is not None:
-            self._check_same(json.loads(record.read_text(encoding="utf-8"))["asked"], asked)
+            self._check_same(self._asked_before(record), asked)
         write_whole(record, json.dumps({"asked": asked}, indent=2) + "\n")
         return newest
 
     def _checkpoints(self) -> list[Path]:
         return [path for path in self.path.glob("checkpoint-*") if path.name.partition("-")[2].isdigit()]
+
+    def _asked_before(self, record: Path) -> Mapping[str, Any]:
+        try:
+            return dict(json.loads(record.read_text(encoding="utf-8"))["asked"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainConfigError(
+                f"{str(record)!r} must say how its run was started, and can't be read ({first_sentence(error)}): put "
+                "it back, or name another output"
+            ) from error
 
     def _check_same(self, earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
         before, now = _flat(earlier), _flat(asked)

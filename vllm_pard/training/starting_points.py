@@ -16,10 +16,12 @@ from vllm_pard.catalog import CATALOG, DEMO_MARKER
 from vllm_pard.checkpoint import DEFAULT_LOADING, Loading, check_exists, check_tokenizers, load_config
 from vllm_pard.errors import PardError, first_sentence
 from vllm_pard.training.data.documents import columns
+from vllm_pard.training.out_of_memory import is_out_of_memory
 
 __all__ = [
     "StartingPointError",
     "check_mask_unused",
+    "check_tokens_known",
     "find_mask_token",
     "load_draft",
     "load_model",
@@ -172,6 +174,17 @@ def check_mask_unused(documents: Any, mask_token_id: int) -> None:
         )
 
 
+def check_tokens_known(documents: Any, vocab_size: int) -> None:
+    """Raise StartingPointError if a Dataset or Documents hold tokens that the draft has no embedding of."""
+    highest = max((int(tokens.max(initial=0)) for tokens, *_ in columns(documents)), default=0)
+    if highest >= vocab_size:
+        raise StartingPointError(
+            f"the draft must know all tokens of the training data; it has {vocab_size} vocabulary rows, and the "
+            f"tokenizer gives tokens up to {highest}: take a draft of the target's own family, or a new_model whose "
+            "config has a larger vocab_size"
+        )
+
+
 def _unused_tokens(tokenizer: Any, config: PreTrainedConfig, added: Mapping[int, str]) -> Iterator[int]:
     """Tokens that text hardly holds, best first."""
     known = (entry.mask_token_id for entry in CATALOG if entry.fits(config.to_dict()))
@@ -258,4 +271,6 @@ def _loading(model: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise StartingPointError(f"can't load the model {model!r}: {first_sentence(error)}") from error

@@ -19,7 +19,7 @@ from vllm_pard.training.attention import Implementation, row_attention, use_row_
 from vllm_pard.training.row_losses import Head
 from vllm_pard.training.rows import Rows
 
-__all__ = ["ALL", "Target", "TargetError", "TargetOutput", "Vocabulary", "head_of"]
+__all__ = ["ALL", "Target", "TargetError", "TargetOutput", "Vocabulary", "check_layers", "head_of"]
 
 Vocabulary = Tensor | slice  # which ids: int64 [V], or the first ones
 
@@ -60,13 +60,7 @@ class Target:
         use_row_attention(model)
         self.model = model.requires_grad_(False).eval()
         self.layers, self.attention = tuple(layers), attention
-        num_states = len(model.base_model.layers) + 1
-        for layer in layers:
-            if not -num_states <= layer <= -1:
-                raise TargetError(
-                    f"features.layers must be from -{num_states} to -1 for this target, which has {num_states - 1} "
-                    f"layers; got {layer}: choose others"
-                )
+        check_layers(layers, len(model.base_model.layers))
 
     @property
     def target_dim(self) -> int:
@@ -77,7 +71,7 @@ class Target:
     def __call__(self, rows: Rows, tokens: Tensor) -> TargetOutput:
         """Read the N tokens of a batch, whose rows these are."""
         num_tokens = len(tokens)
-        rows = rows.first(num_tokens)
+        rows = rows.at(slice(num_tokens))
         states: dict[int, Tensor] = {}
         hooks = [self._keep(layer, states) for layer in self.layers if layer != -1]
         try:
@@ -118,6 +112,16 @@ class Target:
         ]
         nothing = hidden.new_zeros(1, dtype=torch.float32)
         return torch.cat([nothing, *found]).where(positions > 0, 0.0)
+
+
+def check_layers(layers: Sequence[int], num_layers: int) -> None:
+    """Raise TargetError if a target of so many layers has not got one that is to be a feature."""
+    for layer in layers:
+        if not -num_layers - 1 <= layer <= -1:
+            raise TargetError(
+                f"features.layers must be from -{num_layers + 1} to -1 for this target, which has {num_layers} layers; "
+                f"got {layer}: choose others"
+            )
 
 
 def head_of(model: PreTrainedModel, hidden: Tensor, vocabulary: Vocabulary) -> Head:

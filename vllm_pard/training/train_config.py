@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from vllm_pard.errors import PardError
 from vllm_pard.files import read_text
 from vllm_pard.training.config import CodConfig, FeatureConfig, LossConfig, TrainConfigError
 from vllm_pard.training.data.config import DataConfig, SourceConfig
@@ -41,6 +42,8 @@ class TrainConfig:
     cod: CodConfig = field(default_factory=CodConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     features: FeatureConfig | None = None  # PARD-2; left out: PARD
+    target_cache: str | None = None  # folder: the target reads the data once, before training; None: beside the draft
+    target_top_k: int = 64  # tokens of each distribution that the cache keeps, where the loss distils
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     attention: Literal["auto", "dense", "blocks", "flex"] = "auto"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"  # of the draft that is written at the end
@@ -64,6 +67,18 @@ class TrainConfig:
                 else "features"
             )
             raise TrainConfigError(f"{wants} needs the target, and none is named: set target")
+        if self.target_top_k < 1:
+            raise TrainConfigError(f"target_top_k must be a whole number from 1; got {self.target_top_k}")
+        if self.target_cache is not None and not self.runs_target:
+            raise TrainConfigError(
+                "target_cache keeps what the target says, and neither loss nor features ask it: leave it out, or set "
+                "loss.kl, loss.weights to cat, or features"
+            )
+        if self.target_cache is not None and self.data.streaming:
+            raise TrainConfigError(
+                "target_cache needs data that stays the same, and data.streaming is true: set it to false, or leave "
+                "target_cache out"
+            )
         for key, name in RENAMED.items():
             if key in self.trainer:
                 raise TrainConfigError(f"trainer.{key} is set by {name}: leave it out")
@@ -86,6 +101,8 @@ RENAMED = {
     "data_seed": "seed",
     "remove_unused_columns": "the batches themselves",
     "resume_from_checkpoint": "the output folder: a run goes on where it was",
+    "hub_strategy": "the run: the finished draft is uploaded, once",
+    "hub_token": "HF_TOKEN or `hf auth login`, and would be kept in the run's files",
 }
 
 
@@ -120,6 +137,8 @@ def from_mapping(given: Mapping[str, Any]) -> TrainConfig:
         return TypeAdapter(TrainConfig).validate_python(given)
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(ours := first.get("ctx", {}).get("error"), PardError):
+            raise ours from error  # a check of ours, whose message says all
         # Where a value may be of several types, the place ends with the type that was tried.
         place = ".".join(str(part) for part in first["loc"] if not isinstance(part, str) or part.isidentifier())
         if first["type"] == "missing":

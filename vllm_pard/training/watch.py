@@ -1,4 +1,4 @@
-"""What a run tells while it goes on, and the clock that counts its seconds over all interruptions."""
+"""What a run tells while it goes on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from vllm_pard.training.pace import Pace, Spent
+
 __all__ = ["Watch"]
 
 
@@ -17,27 +19,22 @@ class Watch(TrainerCallback, ExportableState):
 
     Args:
         report: takes a line.
-        seconds: spent in training before this process, as a checkpoint has it.
     """
 
-    def __init__(self, report: Callable[[str], None] = print, seconds: float = 0.0) -> None:
-        self._report, self._seconds_before = report, seconds
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self._report, self.pace = report, Pace()
         self._started = time.monotonic()
         self._first_step = 0
 
-    @property
-    def seconds(self) -> float:
-        """Wall time of training and evaluation, over all interruptions."""
-        return self._seconds_before + time.monotonic() - self._started
-
     def state(self) -> dict[str, Any]:
-        return {"args": {"seconds": self.seconds}, "attributes": {}}
+        """For a checkpoint."""
+        return {"args": {}, "attributes": {"spent": list(self.pace.spent)}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started, self._first_step = time.monotonic(), state.global_step
-        saved = state.stateful_callbacks.get(type(self).__name__) if state.stateful_callbacks else None
-        if isinstance(saved, dict):
-            self._seconds_before = saved["args"]["seconds"]
+        saved: Any = (state.stateful_callbacks or {}).get(type(self).__name__)
+        is_saved = isinstance(saved, dict) and state.global_step > 0
+        self.pace.restore(Spent(*saved["attributes"]["spent"]) if is_saved else Spent())
         if state.is_world_process_zero and state.global_step:
             self._report(f"going on from step {state.global_step} of {state.max_steps}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from vllm_pard.demo.text.code_parts import LISTS, function_sample, pick_condition
+from vllm_pard.demo.text.code_parts import LISTS, few_numbers, function_sample, pick_condition
 from vllm_pard.demo.text.sample import Sample
 
 __all__ = ["LIST_FAMILIES", "UNSEEN_CODE"]
@@ -44,6 +44,7 @@ def count_where(rng: Random) -> Sample:
         summary=f"count how many {items} are {condition.words}",
         arguments={items: f"the list of {items} to look at"},
         body=body,
+        example=few_numbers(rng),
         family="count_where",
     )
 
@@ -63,6 +64,7 @@ def keep_where(rng: Random) -> Sample:
         summary=f"return a list of the {items} that are {condition.words}",
         arguments={items: f"the list of {items} to filter"},
         body=body,
+        example=few_numbers(rng),
         family="keep_where",
     )
 
@@ -81,6 +83,7 @@ def first_where(rng: Random) -> Sample:
         summary=f"return the index of the first {item} that is {condition.words}, or -1 if there is none",
         arguments={items: f"the list of {items} to search"},
         body=body,
+        example=few_numbers(rng),
         family="first_where",
     )
 
@@ -109,6 +112,7 @@ def change_all(rng: Random) -> Sample:
         summary=f"return a new list with {words}",
         arguments={items: f"the list of {items} to change"},
         body=body,
+        example=few_numbers(rng, 9),
         family="change_all",
     )
 
@@ -129,6 +133,7 @@ def extreme(rng: Random) -> Sample:
         summary=f"return the {word} of the {items} that are {condition.words}, or None if there is none",
         arguments={items: f"the list of {items} to compare"},
         body=body,
+        example=few_numbers(rng),
         family="extreme",
     )
 

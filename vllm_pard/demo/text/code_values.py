@@ -118,6 +118,7 @@ def convert(rng: Random) -> Sample:
         summary=f"turn {large} into {small} and add {extra} {small}",
         arguments={large: f"the number of {large}"},
         body=body,
+        example=rng.randint(2, 9),
         family="convert",
     )
 
@@ -139,6 +140,7 @@ def limit(rng: Random) -> Sample:
         summary=f"keep the {value} between {low} and {high}",
         arguments={value: f"the {value} to limit"},
         body=body,
+        example=rng.randint(1, 90),
         family="limit",
     )
 
@@ -163,6 +165,7 @@ def grade(rng: Random) -> Sample:
         summary=f'return "{best}" from {high} on, "{middle}" from {low} on, and "{worst}" below that',
         arguments={value: f"the {value} to grade"},
         body=body,
+        example=rng.randint(1, 99),
         family="grade",
     )
 

@@ -6,16 +6,14 @@ from random import Random
 
 from vllm_pard.demo.text.names import FRUITS, PLACES, THINGS, pick_people, pick_person
 from vllm_pard.demo.text.sample import Sample
+from vllm_pard.demo.text.wording import worked_answer
 
 __all__ = ["STORIES", "worked"]
-
-_OPENING = "Let us work it out step by step."
 
 
 def worked(question: str, steps: list[str], result: int, family: str) -> Sample:
     """A sample whose answer numbers its steps and ends with the result."""
-    lines = [_OPENING, *(f"{i}. {step}" for i, step in enumerate(steps, start=1)), f"The answer is {result}."]
-    return Sample(question, "\n".join(lines), family)
+    return Sample(question, worked_answer(None, question, steps, result), family)
 
 
 def bags(rng: Random) -> Sample:
@@ -33,7 +31,7 @@ def bags(rng: Random) -> Sample:
     steps = [
         f"{person.name} starts with {start} {thing}.",
         f"The {num_bags} bags hold {num_bags} * {per_bag} = {bought} {thing}.",
-        f"Together that is {start} + {bought} = {start + bought} {thing}.",
+        f"Altogether there are {start} + {bought} = {start + bought} {thing}.",
     ]
     return worked(question, steps, start + bought, "bags")
 
@@ -114,7 +112,7 @@ def sharing(rng: Random) -> Sample:
     )
     steps = [
         f"{person.name} starts with {start} {thing} and keeps {eaten} {thing}.",
-        f"That leaves {start} - {eaten} = {shared} {thing} for the friends.",
+        f"The friends get {start} - {eaten} = {shared} {thing}.",
         f"Each of the {friends} friends gets {shared} / {friends} = {each} {thing}.",
     ]
     return worked(question, steps, each, "sharing")

@@ -26,7 +26,7 @@ def twice_as_many(rng: Random) -> Sample:
     steps = [
         f"{first.name} has {count} {thing}.",
         f"{second.name} has {times} * {count} = {other} {thing}.",
-        f"Together they have {count} + {other} = {count + other} {thing}.",
+        f"Altogether there are {count} + {other} = {count + other} {thing}.",
     ]
     return worked(question, steps, count + other, "twice_as_many")
 
@@ -47,7 +47,7 @@ def rows_of_seats(rng: Random) -> Sample:
     steps = [
         f"The {place} has {num_rows} * {seats} = {total} seats.",
         f"Of these seats, {taken} are taken.",
-        f"So {total} - {taken} = {total - taken} seats are free.",
+        f"In the end {total} - {taken} = {total - taken} seats are free.",
     ]
     return worked(question, steps, total - taken, "rows_of_seats")
 
@@ -68,7 +68,7 @@ def reading(rng: Random) -> Sample:
     steps = [
         f"The book has {pages} pages.",
         f"In {days} days {person.name} reads {days} * {per_day} = {read} pages.",
-        f"So {pages} - {read} = {rest} pages are left.",
+        f"In the end {pages} - {read} = {rest} pages are left.",
     ]
     return worked(question, steps, rest, "reading")
 
@@ -88,7 +88,7 @@ def bakery(rng: Random) -> Sample:
     steps = [
         f"{person.name} bakes {trays} * {per_tray} = {pies} pies with {fruit}.",
         f"Each of the {pies} pies sells for {price} dollars.",
-        f"So {person.name} earns {pies} * {price} = {pies * price} dollars.",
+        f"{person.name} earns {pies} * {price} = {pies * price} dollars.",
     ]
     return worked(question, steps, pies * price, "bakery")
 
@@ -108,7 +108,7 @@ def bus(rng: Random) -> Sample:
     steps = [
         f"The bus leaves the {first} with {start} people.",
         f"At the {second} {off} people get off, so {start} - {off} = {after} people stay.",
-        f"Then {on} people get on, so {after} + {on} = {after + on} people are on the bus.",
+        f"With {on} people who get on, {after} + {on} = {after + on} people are on the bus.",
     ]
     return worked(question, steps, after + on, "bus")
 
@@ -146,7 +146,7 @@ def tank(rng: Random) -> Sample:
     steps = [
         f"The tank starts with {start} buckets.",
         f"In {minutes} minutes {person.name} adds {minutes} * {rate} = {added} buckets.",
-        f"Together that is {start} + {added} = {start + added} buckets.",
+        f"Altogether there are {start} + {added} = {start + added} buckets.",
     ]
     return worked(question, steps, start + added, "tank")
 
@@ -164,7 +164,7 @@ def broken(rng: Random) -> Sample:
     steps = [
         f"The boxes hold {boxes} * {per_box} = {total} {thing}.",
         f"Of these {thing}, {lost} are broken.",
-        f"So {total} - {lost} = {total - lost} {thing} are whole.",
+        f"In the end {total} - {lost} = {total - lost} {thing} are whole.",
     ]
     return worked(question, steps, total - lost, "broken")
 

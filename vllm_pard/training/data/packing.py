@@ -92,9 +92,12 @@ class PackedDataset(Dataset[Item]):
         epoch, place = divmod(draw, len(self.rows))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, _permutation(len(self.rows), self._seed, epoch)
-        row = int(self._order[place])
-        tokens, is_trained, lengths = flat(self._documents[self.rows[row]])
-        return _item(tokens, is_trained, lengths, self._max_length) | {"pack": row, "draw": draw}
+        return self.row(int(self._order[place])) | {"draw": draw}
+
+    def row(self, number: int) -> Item:
+        """A row by its number, as an item but for `draw`."""
+        tokens, is_trained, lengths = flat(self._documents[self.rows[number]])
+        return _item(tokens, is_trained, lengths, self._max_length) | {"pack": number}
 
     @property
     def in_words(self) -> str:

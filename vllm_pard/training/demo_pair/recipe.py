@@ -1,0 +1,151 @@
+"""The demo pair's recipe, and the only home of its numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm_pard.training.config import CodConfig
+from vllm_pard.training.data.config import DataConfig, SourceConfig
+from vllm_pard.training.train_config import EvaluationConfig, TrainConfig
+
+__all__ = ["AnswersConfig", "BundleConfig", "DemoPairConfig", "ModelSize", "RunConfig", "TextConfig", "smoke_config"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Documents and tokenizer."""
+
+    num_documents: int = 44_000
+    chat_share: float = 0.1  # documents of several questions, so that the models are used to a past
+    max_exchanges: int = 3  # of a chat
+    num_tokenizer_questions: int = 20_000
+    vocab_size: int = 2048
+    seed: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSize:
+    """A Llama with heads of 64, which all of vLLM's attention back ends take, and tied embeddings."""
+
+    hidden_size: int
+    num_layers: int
+    intermediate_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run of `vllm-pard train`: what differs from stage to stage."""
+
+    num_steps: int
+    learning_rate: float
+    seed: int
+    num_depths: int = 1
+    batch_size: int = 4
+    max_length: int = 512
+    warmup_steps: int = 100
+    save_steps: int = 200
+    logging_steps: int = 50
+
+    def train_config(
+        self, output: Path, documents: Path, *, draft: str | None = None, new_model: str | None = None
+    ) -> TrainConfig:
+        """The run, on these documents, from `draft` or from random weights of `new_model`."""
+        trainer: dict[str, Any] = {
+            "max_steps": self.num_steps,
+            "per_device_train_batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": "linear",
+            "warmup_steps": self.warmup_steps,
+            "weight_decay": 0.05,
+            "adam_beta2": 0.95,
+            "bf16": False,  # slower than float32 on models of this size
+            "save_steps": self.save_steps,
+            "logging_steps": self.logging_steps,
+            "report_to": [],
+        }
+        return TrainConfig(
+            output=str(output),
+            data=DataConfig(sources=(SourceConfig(path=str(documents)),), max_length=self.max_length, too_long="drop"),
+            mask_token_id=MASK_TOKEN_ID,
+            cod=CodConfig(num_depths=self.num_depths),
+            evaluation=EvaluationConfig(num_documents=64),
+            dtype="float32",  # the next stage goes on from it
+            seed=self.seed,
+            trainer=trainer,
+            draft=draft,
+            new_model=new_model,
+        )
+
+
+MASK_TOKEN_ID = 3  # the last of demo/text's SPECIAL_TOKENS
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswersConfig:
+    """The target's greedy answers to new questions, on which the draft is trained at the end."""
+
+    num_questions: int = 4096
+    max_new_tokens: int = 200
+    batch_size: int = 256
+    seed: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleConfig:
+    """Held-out prompts of each split, shipped with the pair, and how they are decoded."""
+
+    num_prompts: int = 104
+    num_speculative_tokens: int = 8
+    max_new_tokens: int = 200
+    seed: int = 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoPairConfig:
+    """All stages in their order."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    target_size: ModelSize = field(
+        default_factory=lambda: ModelSize(hidden_size=256, num_layers=6, intermediate_size=768)
+    )
+    draft_size: ModelSize = field(
+        default_factory=lambda: ModelSize(hidden_size=192, num_layers=2, intermediate_size=384)
+    )
+    target: RunConfig = field(default_factory=lambda: RunConfig(num_steps=2600, learning_rate=2e-3, seed=2))
+    draft_ar: RunConfig = field(
+        default_factory=lambda: RunConfig(num_steps=1200, learning_rate=3e-3, seed=3, batch_size=3)
+    )
+    draft_text: RunConfig = field(
+        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
+    )
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
+    draft: RunConfig = field(
+        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
+    )
+    evaluation: BundleConfig = field(default_factory=BundleConfig)
+
+
+def smoke_config() -> DemoPairConfig:
+    """Every stage at a size that takes seconds; what comes out answers nothing."""
+    tiny = ModelSize(hidden_size=64, num_layers=1, intermediate_size=64)
+    few: dict[str, Any] = {
+        "num_steps": 4,
+        "learning_rate": 1e-3,
+        "batch_size": 1,
+        "warmup_steps": 1,
+        "save_steps": 2,
+        "logging_steps": 2,
+    }
+    return DemoPairConfig(
+        text=TextConfig(num_documents=2000, num_tokenizer_questions=12_000),
+        target_size=tiny,
+        draft_size=tiny,
+        target=RunConfig(**few, seed=2),
+        draft_ar=RunConfig(**few, seed=3),
+        draft_text=RunConfig(**few, seed=4, num_depths=8),
+        answers=AnswersConfig(num_questions=128, max_new_tokens=24, batch_size=128),
+        draft=RunConfig(**few, seed=6, num_depths=8),
+        evaluation=BundleConfig(num_prompts=4, max_new_tokens=24),
+    )

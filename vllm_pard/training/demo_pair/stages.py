@@ -1,0 +1,128 @@
+"""The stages of the demo pair in their order. Each has a folder, and is finished when its receipt is there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from vllm_pard.catalog import DEMO_MARKER
+from vllm_pard.errors import PardError
+from vllm_pard.files import check_folder
+from vllm_pard.training.demo_pair import bundle
+from vllm_pard.training.demo_pair.answers import answer_records
+from vllm_pard.training.demo_pair.recipe import DemoPairConfig, RunConfig
+from vllm_pard.training.demo_pair.text import chat_records, digest, make_tokenizer, write_model_config, write_records
+from vllm_pard.training.receipt import environment, write_json
+from vllm_pard.training.run import train
+from vllm_pard.training.starting_points import load_model
+
+__all__ = ["COMMAND", "STAGES", "DemoPairError", "make_demo_pair"]
+
+COMMAND = "python -m vllm_pard.training.demo_pair"
+STAGES = ("text", "target", "draft_ar", "draft_text", "answers", "draft", "evaluation")
+RECEIPT, DOCUMENTS = "receipt.json", "documents.jsonl"
+
+Report = Callable[[str], None]
+Result = dict[str, Any]
+Record = dict[str, Any]
+
+
+class DemoPairError(PardError):
+    """The demo pair can't be made like this."""
+
+
+def make_demo_pair(config: DemoPairConfig, root: Path, report: Report) -> Path:
+    """Run all stages that are not finished, and go on with the one that was interrupted.
+
+    Returns:
+        The folder with what the package ships.
+
+    Raises:
+        PardError: the folder can't be written to, or holds the stages of another recipe or another text.
+    """
+    check_folder(root)
+    stages = _Stages(root, report)
+    shipped = root / "bundle"
+    records = chat_records(config.text)
+    text = {name: asdict(getattr(config, name)) for name in ("text", "target_size", "draft_size")}
+    stages.run("text", text | {"digest": digest(records)}, lambda folder: _write_text(config, records, folder))
+    documents, tokenizer = root / "text" / DOCUMENTS, PreTrainedTokenizerFast.from_pretrained(root / "text" / "target")
+    target = stages.train("target", config.target, documents, new_model=str(root / "text" / "target"))
+    # The catalog knows the demo target by this key, whatever its folder is called.
+    bundle.export(target, shipped / "target", keys={DEMO_MARKER: True})
+    draft_ar = stages.train("draft_ar", config.draft_ar, documents, new_model=str(root / "text" / "draft"))
+    bundle.export(draft_ar, shipped / "draft_ar")
+    draft_text = stages.train("draft_text", config.draft_text, documents, draft=str(draft_ar))
+
+    def answer(folder: Path) -> Result:
+        records = answer_records(config.answers, load_model(str(shipped / "target"), torch.float32), tokenizer, report)
+        write_records(folder / DOCUMENTS, records)
+        return {"num_questions": len(records), "num_ended": sum(each["finish_reason"] == "stop" for each in records)}
+
+    stages.run("answers", asdict(config.answers), answer)
+    draft = stages.train("draft", config.draft, root / "answers" / DOCUMENTS, draft=str(draft_text))
+    bundle.export(draft, shipped / "draft", num_depths=config.draft.num_depths)
+    evaluation = config.evaluation
+    stages.run("evaluation", asdict(evaluation), lambda folder: bundle.evaluate(evaluation, shipped, tokenizer))
+    bundle.write_receipts([bundle.shipped_receipt(root, name, COMMAND) for name in STAGES], shipped)
+    return shipped
+
+
+def _write_text(config: DemoPairConfig, records: list[Record], folder: Path) -> Result:
+    tokenizer = make_tokenizer(config.text)
+    write_model_config(config.target_size, tokenizer, folder / "target")
+    write_model_config(config.draft_size, tokenizer, folder / "draft")
+    write_records(folder / DOCUMENTS, records)
+    return {"vocab_size": len(tokenizer)}
+
+
+@dataclass(frozen=True)
+class _Stages:
+    root: Path
+    report: Report
+
+    def run(self, name: str, asked: dict[str, Any], body: Callable[[Path], Result]) -> None:
+        """A stage that is done at once or not at all."""
+        folder = self.root / name
+        if finished := _read(folder):
+            if finished["config"] != asked:
+                raise DemoPairError(
+                    f"the stage {name} in {str(self.root)!r} must be of this recipe and this text; it is of another: "
+                    "give another --output"
+                )
+            self.report(f"{name}: finished before")
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self.report(f"{name}: started")
+        started = time.monotonic()
+        result = body(folder)
+        receipt = {
+            "stage": name,
+            "config": asked,
+            "environment": environment(COMMAND),
+            "wall_time_s": round(time.monotonic() - started, 1),
+            "result": result,
+        }
+        write_json(folder / RECEIPT, receipt)
+
+    def train(self, name: str, config: RunConfig, documents: Path, **start: str) -> Path:
+        """A run of `vllm-pard train`, which goes on by itself where it was."""
+        folder = self.root / name
+        run = config.train_config(folder, documents, **start)
+        if (finished := _read(folder)) and finished["config"] == json.loads(json.dumps(asdict(run))):
+            self.report(f"{name}: finished before")
+            return folder
+        self.report(f"{name}: started")
+        return train(run, lambda line: self.report(f"{name}: {line}"))
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    path = folder / RECEIPT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
