@@ -14,6 +14,7 @@ from vllm_pard.bench.prompt_sets import PromptSet
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import load_config
 from vllm_pard.cli.engine.client import EngineProcess
+from vllm_pard.cli.evaluation import decoding
 from vllm_pard.cli.evaluation.decoding import tokenized
 from vllm_pard.cli.evaluation.question import Models, Question, find_models
 from vllm_pard.files import write_whole
@@ -125,6 +126,37 @@ def test_ctrl_c_stops_the_engine(
     assert result.stderr.splitlines()[-1] == "vllm-pard: interrupted"
     assert engines[0].exit_code is not None
     assert not output.exists()
+
+
+def test_models_are_loaded_once_when_the_engine_is_closed(
+    run: Run,
+    fake_engine: None,
+    target_named: TargetNamed,
+    pard2_draft: Path,
+    task: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In the dtype that it ran in."""
+    wait_until_ready, engines = EngineProcess.wait_until_ready, []
+    loaded: list[tuple[str, str, bool]] = []
+
+    def ready(engine: EngineProcess) -> dict[str, Any]:
+        engines.append(engine)
+        return wait_until_ready(engine) | {"dtype": "bfloat16"}
+
+    def recording_load(name: str, dtype: str, device: str) -> Any:
+        loaded.append((Path(name).name, dtype, engines[0].exit_code is not None))
+        return load_model(name, dtype, device)
+
+    monkeypatch.setattr(EngineProcess, "wait_until_ready", ready)
+    monkeypatch.setattr(decoding, "load_model", recording_load)
+    target, output = target_named("fine"), tmp_path / "out.json"
+    result = run("evaluate", target, pard2_draft, "--prompts", task, "--mode", "both", "--output", output)
+    assert result.exit_code == 0, result.output
+    assert loaded == [("draft", "bfloat16", True), ("fine", "bfloat16", True)]
+    assert [row["mode"] for row in rows_of(output)] == ["dependent", "independent"]
+    assert json.loads(output.read_text())["conditions"]["weight_dtype"] == "bfloat16"
 
 
 def literal_stats(models: Models, prompts: list[list[int]], k: int, mode: str, *, skip_first: bool) -> AcceptanceStats:

@@ -25,12 +25,12 @@ def small_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def even_length(target: Path, draft: Path) -> int:
     """An answer that ends with the bonus token of a step: the engine counts nothing beyond its end."""
-    models = [load_model(str(path), "float32", "cpu") for path in (target, draft)]
+    target_model, draft_model = (load_model(str(path), "float32", "cpu") for path in (target, draft))
     prompt = AutoTokenizer.from_pretrained(target)(PROMPT).input_ids
     options: dict[str, Any] = {"method": "pard", "num_speculative_tokens": K, "mask_token_id": 300}
-    [first] = generate(*models, [prompt], max_new_tokens=1, **options)
+    [first] = generate(target_model, draft_model, [prompt], max_new_tokens=1, **options)
     for length in range(30, 50):
-        [rest] = generate(*models, [prompt + first.token_ids], max_new_tokens=length, **options)
+        [rest] = generate(target_model, draft_model, [prompt + first.token_ids], max_new_tokens=length, **options)
         if rest.stats.num_drafts + rest.stats.num_accepted_tokens == length:
             return length + 1
     raise AssertionError("no such length")
