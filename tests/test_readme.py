@@ -13,7 +13,7 @@ from vllm_pard.catalog import CATALOG
 from vllm_pard.config import UPSTREAM_FIELDS, PardConfig
 
 RESULTS = ROOT / "benchmarks" / "results"
-README, GUIDE = ((ROOT / name).read_text() for name in DOCUMENTS)
+README, GUIDE, TRAINING = ((ROOT / name).read_text() for name in DOCUMENTS)
 
 
 def test_numbers_are_those_of_the_result_files() -> None:
@@ -87,13 +87,20 @@ def test_pairs_are_those_of_the_catalog() -> None:
         assert f"| {entry.family} | {entry.draft} |" in GUIDE
 
 
+def test_shipped_configs_are_named() -> None:
+    from vllm_pard.training.shipped_configs import shipped_configs
+
+    table = TRAINING[TRAINING.index("| shipped config |") : TRAINING.index("## What is learnt")]
+    assert set(re.findall(r"`(\w[\w.]*)`", table)) == set(shipped_configs())
+
+
 def test_keys_exist() -> None:
     keys = set(re.findall(r"^\| `(\w+)` \|", GUIDE, re.MULTILINE))
     assert len(keys) >= 6
     assert keys <= set(PardConfig.__dataclass_fields__) | UPSTREAM_FIELDS
 
 
-@pytest.mark.parametrize("text", [README, GUIDE], ids=DOCUMENTS)
+@pytest.mark.parametrize("text", [README, GUIDE, TRAINING], ids=DOCUMENTS)
 def test_places_it_points_to_exist(text: str) -> None:
     for path, anchor in re.findall(r"\]\(([\w./]*)(?:#([\w-]+))?\)", text):
         there = (ROOT / path).read_text() if anchor and path else text

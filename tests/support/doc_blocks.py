@@ -1,4 +1,4 @@
-"""The code blocks of README.md and GUIDE.md, and how a test runs each.
+"""The code blocks of README.md, GUIDE.md and TRAINING.md, and how a test runs each.
 
 A block is fenced and names its language; the line above it says what a test does with it, and what that must show:
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "GUIDE.md")
+DOCUMENTS = ("README.md", "GUIDE.md", "TRAINING.md")
 KINDS = {
     "fast": "runs as it stands, in seconds",
     "slow": "runs as it stands, and starts engines",

@@ -14,6 +14,9 @@ def check(block: Block) -> None:
     if block.language == "python":
         compile(block.text, str(block), "exec")
         return
+    if block.language == "yaml":
+        check_train_options(block.text)
+        return
     assert block.language == "bash", f"{block}: no parser for {block.language!r}"
     for program, *words in commands(block.text):
         assert program in PARSERS, f"{block}: no parser for {program!r}"
@@ -38,6 +41,35 @@ def check_vllm_pard(words: Words) -> None:
     given = known[name].make_context(name, rest).params
     if name == "serve":
         check_server(given["target"], given["arguments"] or [])
+    if name == "train":
+        check_train(given["config"], given["options"] or [])
+
+
+def check_train(config: str, options: Words) -> None:
+    from vllm_pard.training.shipped_configs import find_config
+    from vllm_pard.training.train_config import load_config
+
+    load_config(find_config(config), options)
+
+
+def check_train_options(text: str) -> None:
+    """Some options of a training config, beside what every config has."""
+    import yaml
+
+    from vllm_pard.training.train_config import from_mapping
+
+    whole = {"target": "T", "draft": "D", "output": "O", "data": {"sources": [{"path": "P"}], "max_length": 512}}
+    from_mapping(whole | yaml.safe_load(text))
+
+
+def check_torchrun(words: Words) -> None:
+    """Its own parser, and ours for what it starts."""
+    from torch.distributed.run import get_args_parser
+
+    given = get_args_parser().parse_args(words)
+    assert given.module
+    assert given.training_script == "vllm_pard.cli"
+    check_vllm_pard(given.training_script_args)
 
 
 def check_server(target: str, arguments: Words) -> None:
@@ -81,6 +113,7 @@ def extras() -> set[str]:
 
 PARSERS: dict[str, Callable[[Words], None]] = {
     "vllm-pard": check_vllm_pard,
+    "torchrun": check_torchrun,
     "make": check_make,
     "pip": check_pip,
 }
