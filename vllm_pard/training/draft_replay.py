@@ -47,7 +47,7 @@ class DraftReplay:
 
     Args:
         draft: changed in place to attend over rows, and moved to the target's device.
-        vocab_size: of the target: ids beyond it are never drafted.
+        vocab_size: of the target: ids beyond it are never drafted; None: that of the draft.
         target: changed in the same way; only needed with a `target_proj`.
     """
 
@@ -57,12 +57,13 @@ class DraftReplay:
         *,
         mask_token_id: int,
         num_speculative_tokens: int,
-        vocab_size: int,
+        vocab_size: int | None = None,
         target: PreTrainedModel | None = None,
         target_proj: TargetProj | None = None,
     ) -> None:
         self.num_speculative_tokens = num_speculative_tokens
-        vocab_size = min(vocab_size, _text_config(draft).vocab_size)
+        draft_vocab_size: int = _text_config(draft).vocab_size
+        vocab_size = min(vocab_size or draft_vocab_size, draft_vocab_size)
         self._target, features = None, None
         if target is not None and target_proj is not None:
             check_replay(target_proj)
@@ -84,7 +85,9 @@ class DraftReplay:
         whole = CodConfig(num_depths=num_speculative_tokens, retention=1, min_retention=1)
         self._collate = Collator(cod=whole, seed=0, vocab_size=vocab_size)
 
-    def acceptance(self, answered: Sequence[Answered], ks: Sequence[int], *, mode: Mode) -> dict[int, AcceptanceStats]:
+    def acceptance(
+        self, answered: Sequence[Answered], ks: Sequence[int], *, mode: Mode = "independent"
+    ) -> dict[int, AcceptanceStats]:
         """The steps of greedy decoding at each K, none above `num_speculative_tokens`."""
         if mode == "dependent" and self._target is None:
             raise ReplayError("dependent mode needs a target and its target_proj; got none: replay independent mode")
