@@ -47,7 +47,7 @@ class DraftReplay:
 
     Args:
         draft: changed in place to attend over rows, and moved to the target's device.
-        vocab_size: of the target: ids beyond it are never drafted.
+        vocab_size: of the target: ids beyond it are never drafted; None: that of the draft.
         draft_vocab: the ids that the draft was trained to propose; None: all.
         target: changed in the same way; only needed with a `target_proj`.
     """
@@ -58,13 +58,14 @@ class DraftReplay:
         *,
         mask_token_id: int,
         num_speculative_tokens: int,
-        vocab_size: int,
+        vocab_size: int | None = None,
         draft_vocab: Sequence[int] | None = None,
         target: PreTrainedModel | None = None,
         target_proj: TargetProj | None = None,
     ) -> None:
         self.num_speculative_tokens = num_speculative_tokens
-        vocab_size = min(vocab_size, _text_config(draft).vocab_size)
+        draft_vocab_size: int = _text_config(draft).vocab_size
+        vocab_size = min(vocab_size or draft_vocab_size, draft_vocab_size)
         trimmed = None if draft_vocab is None else torch.tensor(sorted(draft_vocab))
         self._target, features = None, None
         if target is not None and target_proj is not None:
@@ -88,7 +89,9 @@ class DraftReplay:
         num_ids = vocab_size if trimmed is None else len(trimmed)
         self._collate = Collator(cod=whole, seed=0, vocab_size=num_ids, vocabulary=trimmed)
 
-    def acceptance(self, answered: Sequence[Answered], ks: Sequence[int], *, mode: Mode) -> dict[int, AcceptanceStats]:
+    def acceptance(
+        self, answered: Sequence[Answered], ks: Sequence[int], *, mode: Mode = "independent"
+    ) -> dict[int, AcceptanceStats]:
         """The steps of greedy decoding at each K, none above `num_speculative_tokens`."""
         if mode == "dependent" and self._target is None:
             raise ReplayError("dependent mode needs a target and its target_proj; got none: replay independent mode")
