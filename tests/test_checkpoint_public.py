@@ -156,7 +156,10 @@ def test_broken_config(changes: dict[str, Any], message: str, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("warp_model", "message"),
     [
-        (None, "needs warp_model.safetensors or warp_model.bin of the PARD-2 draft .* independent mode needs none"),
+        (
+            None,
+            "needs pard_warp_model/model.safetensors or warp_model.bin of .* independent mode needs none",
+        ),
         (
             {WEIGHT: make_weight(80)},
             r"must be \[16, 96\], the draft's hidden size and pard2_target_dim; it is \[16, 80\]",

@@ -40,15 +40,20 @@ def weight(seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.randn(HIDDEN_SIZE, TARGET_DIM, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
+def files_in(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("has_bias", [False, True])
 @pytest.mark.parametrize("only", [None, TORCH_FILE, SAFETENSORS_FILE])
 def test_what_is_written_is_read(tmp_path: Path, dtype: torch.dtype, has_bias: bool, only: str | None) -> None:
     bias = torch.arange(HIDDEN_SIZE).to(dtype) if has_bias else None
     write_target_proj(tmp_path, weight(dtype=dtype), bias)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [TORCH_FILE, SAFETENSORS_FILE]
+    written = files_in(tmp_path)
+    assert written == {tmp_path / TORCH_FILE, tmp_path / SAFETENSORS_FILE}
     if only is not None:
-        ({*tmp_path.iterdir()} - {tmp_path / only}).pop().unlink()
+        (written - {tmp_path / only}).pop().unlink()
     target_proj = read(tmp_path, has_bias)
     assert target_proj.features == features(has_bias)
     assert target_proj.weight.dtype == dtype
@@ -62,12 +67,13 @@ def test_a_view_of_a_parameter(tmp_path: Path, is_turned: bool) -> None:
     view = whole[:TARGET_DIM].T if is_turned else whole[:HIDDEN_SIZE]
     write_target_proj(tmp_path, view)
     assert torch.equal(read(tmp_path).weight, view)
-    assert all(path.stat().st_size < 4000 for path in tmp_path.iterdir()), "all the memory that the view is of"
+    assert all(path.stat().st_size < 4000 for path in files_in(tmp_path)), "all the memory that the view is of"
     assert not torch.load(tmp_path / TORCH_FILE)[WEIGHT].requires_grad
 
 
 def test_safetensors_come_first(tmp_path: Path) -> None:
     torch.save({WEIGHT: weight(seed=1)}, tmp_path / TORCH_FILE)
+    (tmp_path / SAFETENSORS_FILE).parent.mkdir(exist_ok=True)
     save_file({WEIGHT: weight(seed=2)}, tmp_path / SAFETENSORS_FILE)
     assert torch.equal(read(tmp_path).weight, weight(seed=2))
 
@@ -88,11 +94,11 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, number:
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_full_disk_leaves_the_old_ones(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     write_target_proj(tmp_path, weight(seed=1))
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in files_in(tmp_path)}
     fail_at(monkeypatch, Path, "write_bytes", number)
     with pytest.raises(OutputError, match=r"can't write target_proj into .*: No space left on device"):
         write_target_proj(tmp_path, weight(seed=2))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path: path.read_bytes() for path in files_in(tmp_path)} == before
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -166,6 +172,7 @@ def test_hub_is_asked_as_the_engine_asks(tmp_path: Path, monkeypatch: pytest.Mon
     ],
 )
 def test_wrong_tensors(tmp_path: Path, tensors: dict[str, torch.Tensor], message: str) -> None:
+    (tmp_path / SAFETENSORS_FILE).parent.mkdir()
     for save, name in ((torch.save, TORCH_FILE), (save_file, SAFETENSORS_FILE)):
         tensors = {key: tensor.contiguous().clone() for key, tensor in tensors.items()}
         save(tensors, tmp_path / name)
@@ -192,6 +199,7 @@ def test_a_bias_that_the_config_promises(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_files(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / SAFETENSORS_FILE).parent.mkdir()
     for name in (TORCH_FILE, SAFETENSORS_FILE):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=message) as caught:

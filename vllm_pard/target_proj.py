@@ -1,6 +1,7 @@
 """target_proj: what a PARD-2 draft has beside its model, from features of the target to the draft's embeddings.
 
-AMD's code keeps it in warp_model.bin, a pickle of torch. A safetensors twin beside it is read first where there is one.
+AMD's code keeps it in warp_model.bin, a pickle of torch, and its exporter writes a safetensors twin into the folder
+pard_warp_model, which is read first where there is one. Beside the model's own weights vLLM would take it for one.
 
 H hidden size of the draft · D target_dim: the target's hidden size x number of layers
 """
@@ -20,7 +21,7 @@ from vllm_pard.pard2 import FeatureConfig, Mode, choose_mode
 if TYPE_CHECKING:
     from torch import Tensor
 
-SAFETENSORS_FILE, TORCH_FILE = "warp_model.safetensors", "warp_model.bin"
+SAFETENSORS_FILE, TORCH_FILE = "pard_warp_model/model.safetensors", "warp_model.bin"
 WEIGHT, BIAS = "target_proj.weight", "target_proj.bias"
 
 
@@ -99,6 +100,7 @@ def write_target_proj(folder: Path, weight: "Tensor", bias: "Tensor | None" = No
     contents = {TORCH_FILE: buffer.getvalue(), SAFETENSORS_FILE: save(tensors, metadata={"format": "pt"})}
     partials = {name: folder / f"{name}.partial" for name in contents}
     try:
+        (folder / SAFETENSORS_FILE).parent.mkdir(exist_ok=True)
         for name, content in contents.items():
             partials[name].write_bytes(content)
         for name, partial in partials.items():

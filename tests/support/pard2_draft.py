@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from vllm_pard.pard2 import FeatureConfig, pard2_config_keys
-from vllm_pard.target_proj import SAFETENSORS_FILE, write_target_proj
+from vllm_pard.target_proj import write_target_proj
 
 HIDDEN_SIZE, LAYERS = 128, (-1, -3)  # of the tiny models, which have two layers
 MASK_TOKEN_ID, TRAINED_K = 300, 4
@@ -23,5 +23,4 @@ def save_pard2_draft(folder: Path, draft: Path, *, target: str = "org/target") -
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))
     weight = 0.09 * torch.randn(HIDDEN_SIZE, target_dim, generator=torch.Generator().manual_seed(3))
     write_target_proj(folder, weight)
-    (folder / SAFETENSORS_FILE).unlink()  # as AMD publishes them
     return folder

@@ -1,7 +1,8 @@
 """Pictures of a result as PNG files. Each carries its data as JSON, under "Data" among the file's texts."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ COLORS = {
     "ar+": "#222222",
     "vsd": "#0072B2",
 }
-OTHER_COLOR = "#BBBB00"
+OTHER_COLORS = ("#BBBB00", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222")  # in turn
 STYLES = ("-", "--", ":")
 DATA_KEY = "Data"
 HEADROOM = 1.12
@@ -89,17 +90,22 @@ def data_of(path: Path) -> dict[str, Any] | None:
     return data
 
 
-def colors(labels: Iterable[str]) -> list[tuple[float, float, float]]:
+def _name(label: str) -> str:
+    return label.partition(":")[0]
+
+
+def colors(labels: Sequence[str]) -> list[tuple[float, float, float]]:
     """Of methods as they are labelled; where one is there with several K, later ones are lighter."""
     from matplotlib.colors import to_rgb
 
     seen: dict[str, int] = {}
+    others = dict(zip(dict.fromkeys(name for name in map(_name, labels) if name not in COLORS), cycle(OTHER_COLORS)))
     found = []
     for label in labels:
-        name = label.partition(":")[0]
+        name = _name(label)
         strength = 0.6 ** seen.setdefault(name, 0)
         seen[name] += 1
-        red, green, blue = (1 - strength * (1 - part) for part in to_rgb(COLORS.get(name, OTHER_COLOR)))
+        red, green, blue = (1 - strength * (1 - part) for part in to_rgb(COLORS.get(name) or others[name]))
         found.append((red, green, blue))
     return found
 

@@ -20,7 +20,7 @@ UPLOADED = (
     "generation_config.json",
     "model*.safetensors",
     "model.safetensors.index.json",
-    "warp_model.safetensors",
+    "pard_warp_model/model.safetensors",
     "warp_model.bin",
     "draft_vocab.json",
     "tokenizer*",
