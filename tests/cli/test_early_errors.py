@@ -82,7 +82,7 @@ CASES = [
     (vocabulary(text="none.txt"), "can't read the text file 'none.txt': No such file"),
     (vocabulary(output="missing/ids.json"), f"can't write 'missing/ids.json': {FOLDER}"),
     (["train", "missing.yaml"], "there is no config file 'missing.yaml' here, and no config of this name is shipped"),
-    (["train", "pard_qwen3_0.6"], "there is no config file 'pard_qwen3_0.6' here, and no config of this name is shipped; did"),
+    (["train", "pard_qwen3_0.6"], "there is no config file 'pard_qwen3_0.6' here, and no config of this name"),
     (["train", "laptop", "--cod.num_depts", "4"], "unknown option cod.num_depts"),
     (["train", "laptop", "--cod.num_depths", "0"], "cod.num_depths must be a whole number from 1; got 0"),
     (["train", "text.txt"], "the config file 'text.txt' must hold options by name; it holds str"),

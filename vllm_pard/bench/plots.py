@@ -1,7 +1,7 @@
 """Pictures of a result as PNG files. Each carries its data as JSON, under "Data" among the file's texts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def _name(label: str) -> str:
     return label.partition(":")[0]
 
 
-def colors(labels: Sequence[str]) -> list[tuple[float, float, float]]:
+def colors(labels: Collection[str]) -> list[tuple[float, float, float]]:
     """Of methods as they are labelled; where one is there with several K, later ones are lighter."""
     from matplotlib.colors import to_rgb
 
