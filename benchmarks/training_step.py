@@ -113,7 +113,7 @@ def _ours(draft: Any, lm_head: Any) -> Callable[..., tuple[int, float, Any]]:
         pack = {"tokens": tokens, "documents": torch.zeros_like(tokens), "is_trained": tokens >= 0, "draw": seed}
         batch = collator([pack])
         seconds = time.perf_counter() - started
-        outputs = model(**batch, target=TargetOutput(hidden[:, :0], log_probs, hidden, lm_head))
+        outputs = model(**batch, target=TargetOutput(hidden[:, :0], lambda: log_probs, hidden, lm_head))
         return len(batch["labels"]), seconds, outputs["loss"] / outputs["weight"]
 
     return learn

@@ -180,6 +180,7 @@ def test_a_finished_run_is_finished_again_at_once(pard: tuple[Path, list[str]], 
         ({"prune_layers": 9}, "1 to 3"),
         ({"trainer": {"learning_rat": 1}}, r"did you mean trainer.learning_rate\?"),
         ({"draft_vocab": "/nowhere.json"}, "/nowhere.json"),
+        ({"trainer": {"fsdp": True}}, "trainer.fsdp shards a draft over GPUs, and there are none"),
     ],
     ids=lambda value: str(value)[:30],
 )

@@ -56,6 +56,11 @@ def training_arguments(config: TrainConfig, *, evaluates: bool) -> TrainingArgum
         "accelerator_config": {"dispatch_batches": False},
         "hub_strategy": "end",
     }
+    if given.get("fsdp") and not torch.accelerator.is_available():
+        raise TrainConfigError(
+            "trainer.fsdp shards a draft over GPUs, and there are none: Accelerate would train whole copies without a "
+            "word; leave it out, and torchrun does that"
+        )
     given.setdefault("report_to", ["tensorboard"] if find_spec("tensorboard") else [])
     try:
         return TrainingArguments(**(given | fixed))

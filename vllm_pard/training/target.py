@@ -5,8 +5,9 @@ N tokens · S layers that are read · H hidden size of the target · F = S * H �
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -36,9 +37,17 @@ class TargetOutput:
     """Of each token of a batch; no gradient."""
 
     features: Tensor  # [N, F]; F is 0 where no features are read
-    log_probs: Tensor  # float32 [N]: log P(x_t | x_{<t}); 0 for the first token of a document
+    read_text: Callable[
+        [], Tensor
+    ]  # gives log_probs, which cost an lm_head over all tokens and are not always asked for
     hidden: Tensor  # [N, H], after the final norm
     lm_head: nn.Module
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """log P(x_t | x_{<t}) of each token; 0 for the first token of a document. float32 [N]"""
+        with torch.no_grad():
+            return self.read_text()
 
     def head(self, positions: Tensor, vocabulary: Vocabulary) -> Head:
         """Hidden states of some tokens and lm_head, over the vocabulary that is trained. int64 [U]"""
@@ -86,7 +95,8 @@ class Target:
                 hook.remove()
         hidden = states[-1] = output.last_hidden_state[0]
         features = torch.cat([states[layer] for layer in self.layers], dim=1) if self.layers else hidden[:, :0]
-        return TargetOutput(features, self._log_probs(hidden, tokens, rows.positions), hidden, self._lm_head)
+        read_text = partial(self._log_probs, hidden, tokens, rows.positions)
+        return TargetOutput(features, read_text, hidden, self._lm_head)
 
     @property
     def _lm_head(self) -> nn.Module:
