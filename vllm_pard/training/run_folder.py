@@ -13,7 +13,7 @@ from vllm_pard.errors import first_sentence
 from vllm_pard.files import check_folder, write_whole
 from vllm_pard.training.config import TrainConfigError
 
-__all__ = ["RunFolder", "mark_complete"]
+__all__ = ["RUN", "RunFolder", "mark_complete"]
 
 COMPLETE = "complete.json"  # written last into a checkpoint
 RUN = "run.json"

@@ -21,12 +21,11 @@ def test_answers_are_scored_as_a_whole_and_by_their_last_line() -> None:
 
 
 def test_a_training_receipt_is_shipped_as_a_stage(tmp_path: Path) -> None:
-    root = tmp_path / 'a "folder"'
-    (root / "draft").mkdir(parents=True)
+    (tmp_path / "draft").mkdir()
     write_json(
-        root / "draft" / "receipt.json",
+        tmp_path / "draft" / "receipt.json",
         {
-            "config": {"output": f"{root}/draft", "draft": f"{root}/draft_text"},
+            "config": {"output": "draft", "draft": "draft_text"},
             "environment": {"argv": ["vllm-pard", "train", "--install"], "cpu": "a CPU"},
             "training_seconds": 12.5,
             "num_parameters": 7,
@@ -43,7 +42,7 @@ def test_a_training_receipt_is_shipped_as_a_stage(tmp_path: Path) -> None:
             "mask_token_id": 3,
         },
     )
-    assert shipped_receipt(root, "draft", "python -m pair") == {
+    assert shipped_receipt(tmp_path, "draft", "python -m pair") == {
         "stage": "draft",
         "config": {"output": "draft", "draft": "draft_text"},
         "environment": {"argv": ["python", "-m", "pair"], "cpu": "a CPU"},

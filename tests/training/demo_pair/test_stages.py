@@ -118,9 +118,9 @@ def test_receipts_of_all_stages_are_joined_and_name_no_folder(unbroken: Path) ->
         assert receipt["environment"]["argv"][:3] == ["python", "-m", "vllm_pard.training.demo_pair"]
     by_name = {receipt["stage"]: receipt for receipt in receipts}
     assert by_name["draft"]["config"]["draft"] == "draft_text"
-    assert by_name["draft"]["config"]["data"]["sources"][0]["path"] == "answers/documents.jsonl"
+    assert by_name["draft"]["config"]["data"]["sources"][0]["path"] == "answers.jsonl"
     assert by_name["draft_text"]["config"]["draft"] == "draft_ar"
-    assert by_name["draft_text"]["config"]["data"]["sources"][0]["path"] == "text/documents.jsonl"
+    assert by_name["draft_text"]["config"]["data"]["sources"][0]["path"] == "documents.jsonl"
     assert set(by_name["evaluation"]["result"]["splits"]) == set(EVALUATION_SPLITS)
 
 

@@ -102,9 +102,8 @@ def write_prompts(samples: Sequence[Sample], path: Path) -> None:
 
 
 def shipped_receipt(root: Path, stage: str, command: str) -> dict[str, Any]:
-    """A stage's receipt as the package ships it: paths count from the run's folder, and a log is a curve."""
-    text = (root / stage / "receipt.json").read_text(encoding="utf-8")
-    receipt: dict[str, Any] = json.loads(text.replace(json.dumps(f"{root}/")[1:-1], ""))
+    """A stage's receipt as the package ships it: a log is a curve."""
+    receipt: dict[str, Any] = json.loads((root / stage / "receipt.json").read_text(encoding="utf-8"))
     if "stage" in receipt:
         return receipt
     return {

@@ -21,13 +21,15 @@ from vllm_pard.training.demo_pair.recipe import DemoPairConfig, RunConfig, TextC
 from vllm_pard.training.demo_pair.text import chat_records, digest, make_tokenizer, write_model_config, write_records
 from vllm_pard.training.receipt import environment, write_json
 from vllm_pard.training.run import train
+from vllm_pard.training.run_folder import RUN
 from vllm_pard.training.starting_points import load_model
+from vllm_pard.training.train_config import TrainConfig
 
 __all__ = ["COMMAND", "STAGES", "DemoPairError", "make_demo_pair"]
 
 COMMAND = "python -m vllm_pard.training.demo_pair"
 STAGES = ("text", "target", "draft_ar", "draft_text", "answers", "draft", "evaluation")
-RECEIPT, DOCUMENTS = "receipt.json", "documents.jsonl"
+RECEIPT, DOCUMENTS, ANSWERS = "receipt.json", "documents.jsonl", "answers.jsonl"
 
 Report = Callable[[str], None]
 Result = dict[str, Any]
@@ -66,11 +68,11 @@ def make_demo_pair(config: DemoPairConfig, root: Path, report: Report) -> Path:
 
     def answer(folder: Path) -> Result:
         records = answer_records(config.answers, load_model(str(shipped / "target"), torch.float32), tokenizer, report)
-        write_records(folder / DOCUMENTS, records)
+        write_records(folder / ANSWERS, records)
         return {"num_questions": len(records), "num_ended": sum(each["finish_reason"] == "stop" for each in records)}
 
     stages.run("answers", asdict(config.answers), answer)
-    draft = stages.train("draft", config.draft, root / "answers" / DOCUMENTS, draft=str(draft_text))
+    draft = stages.train("draft", config.draft, root / "answers" / ANSWERS, draft=str(draft_text))
     bundle.export(draft, shipped / "draft", num_depths=config.draft.num_depths)
     evaluation = config.evaluation
     stages.run("evaluation", asdict(evaluation), lambda folder: bundle.evaluate(evaluation, shipped, tokenizer))
@@ -118,11 +120,17 @@ class _Stages:
         """A run of `vllm-pard train`, which goes on by itself where it was."""
         folder = self.root / name
         run = config.train_config(folder, documents, **start)
-        if (finished := _read(folder)) and finished["config"] == json.loads(json.dumps(asdict(run))):
+        if (folder / RECEIPT).exists() and _asked(folder) == json.loads(json.dumps(asdict(run))):
             self.report(f"{name}: finished before")
             return folder
         self.report(f"{name}: started")
         return train(run, lambda line: self.report(f"{name}: {line}"))
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """The whole config of a run, of which a receipt keeps no folders."""
+    asked: dict[str, Any] = json.loads((folder / RUN).read_text(encoding="utf-8"))["asked"]
+    return {name: value for name, value in asked.items() if name in TrainConfig.__dataclass_fields__}
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
