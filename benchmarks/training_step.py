@@ -196,7 +196,10 @@ def rows_of_length(length: int, num_runs: int) -> list[dict[str, Any]]:
     for row in rows.values():
         reference = rows.get("reference")
         row["ratio"] = reference and round(row["rows_per_second"] / reference["rows_per_second"], 2)
-        row["memory_ratio"] = reference and round(reference["peak_bytes"] / row["peak_bytes"], 2)
+        # Steps that are small enough take no more memory than the process had had before.
+        row["memory_ratio"] = None
+        if reference is not None and row["peak_bytes"] > 0:
+            row["memory_ratio"] = round(reference["peak_bytes"] / row["peak_bytes"], 2)
     skipped = [{"method": m, "length": length, "skipped": reason} for m, reason in reasons.items() if reason]
     return [*skipped, *rows.values()]
 

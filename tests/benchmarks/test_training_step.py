@@ -91,9 +91,10 @@ def test_it_measures_both_at_a_tiny_length(tmp_path: Path, capsys: pytest.Captur
         assert 300 < row["rows"] < 96 * 4, method
         assert row["rows_per_second"] == pytest.approx(row["rows"] / row["seconds"], rel=0.01)
         assert 0 < row["collate_seconds"] < row["seconds"]
-        assert row["peak_bytes"] > 0
+        assert row["peak_bytes"] >= 0
         assert row["ratio"] == pytest.approx(row["rows_per_second"] / rows["reference"]["rows_per_second"], rel=0.01)
-    assert rows["reference"]["ratio"] == rows["reference"]["memory_ratio"] == 1
+    assert rows["reference"]["ratio"] == 1
+    assert rows["reference"]["memory_ratio"] in (1, None)
     assert capsys.readouterr().out.count("rows_per_second") == 2
 
 
