@@ -4,7 +4,7 @@ python benchmarks/real_pair.py --train gsm8k_train.jsonl --test gsm8k_test.jsonl
     [--work runs/real_pair] [--json benchmarks/results/real_pair_cpu.json]
 
 1. the target answers the questions       vllm-pard generate
-2. a PARD and a PARD-2 draft are trained   vllm-pard train      benchmarks/configs/real_pair_*.yaml
+2. a PARD and a PARD-2 draft are trained   vllm-pard train      benchmarks/configs/real_pair.yaml
 3. their acceptance is measured, K = 5     vllm-pard evaluate
 4. the PARD draft is served                vllm-pard bench      against plain decoding and the draft one token at a time
 
@@ -30,11 +30,13 @@ from real_target import make_target  # noqa: E402
 from vllm_pard.bench.conditions import conditions  # noqa: E402
 from vllm_pard.metrics import AcceptanceStats  # noqa: E402
 
-CONFIGS = ROOT / "benchmarks" / "configs"
+CONFIG = ROOT / "benchmarks" / "configs" / "real_pair.yaml"
 K, MAX_TOKENS = 5, 256
 BENCH_PROMPTS = 60  # of each task
 METHODS = "none,draft_model,pard"
-KINDS = ("pard", "pard2")
+# What PARD-2 has beside PARD; all else is the same for both.
+PARD2 = ("--features", "{layers: [-1, -8, -16, -24], scale: 0.02, dropout: 0.1}", "--loss.weights", "cat")
+KINDS: dict[str, tuple[str, ...]] = {"pard": (), "pard2": PARD2}
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def answer(pair: Pair) -> None:
 def train(pair: Pair, kind: str) -> None:
     sources = json.dumps([{"path": str(pair.answers)}])
     places = ["--target", pair.target, "--output", pair.draft(kind), "--data.sources", sources]
-    _pard("train", CONFIGS / f"real_pair_{kind}.yaml", *places)
+    _pard("train", CONFIG, *places, *KINDS[kind])
 
 
 def evaluate(pair: Pair, kind: str) -> list[dict[str, Any]]:

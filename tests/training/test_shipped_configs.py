@@ -46,7 +46,7 @@ def config_of(name: str, *words: str) -> TrainConfig:
 
 def numbers(config: TrainConfig, output: Path) -> dict[str, Any]:
     """What a run would do, by the arguments that it would have."""
-    arguments = training_arguments(config, evaluates=True)
+    arguments = training_arguments(config)
     features = config.features
     batch = arguments.per_device_train_batch_size
     values = (
@@ -71,7 +71,7 @@ def test_all_are_known_here() -> None:
 def test_it_loads_and_starts_where_it_says(name: str, tmp_path: Path) -> None:
     config = config_of(name, "--output", str(tmp_path))
     assert (config.target, config.draft) == STARTS[name]
-    arguments = training_arguments(config, evaluates=True)
+    arguments = training_arguments(config)
     assert arguments.gradient_checkpointing is (name != "laptop")
     assert arguments.load_best_model_at_end
 
@@ -89,7 +89,7 @@ def test_its_numbers_are_the_published_ones(name: str, tmp_path: Path) -> None:
 
 
 def test_a_cosine_ends_at_a_tenth_after_a_warm_up(tmp_path: Path) -> None:
-    arguments = training_arguments(config_of("pard2_qwen3_8b", "--output", str(tmp_path)), evaluates=True)
+    arguments = training_arguments(config_of("pard2_qwen3_8b", "--output", str(tmp_path)))
     assert arguments.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
     assert arguments.warmup_steps == 0.03
 
@@ -107,7 +107,7 @@ def test_the_best_differs_where_it_says(tmp_path: Path) -> None:
     assert ours["max_length"] == 4096
     # As many tokens a step.
     assert ours["samples_per_step"] * 4096 == theirs["samples_per_step"] * 1024
-    assert training_arguments(best, evaluates=True).bf16
+    assert training_arguments(best).bf16
 
 
 def test_the_laptops_draft_is_small() -> None:

@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def training_arguments(config: TrainConfig, *, evaluates: bool) -> TrainingArguments:
+def training_arguments(config: TrainConfig) -> TrainingArguments:
     """Raises TrainConfigError on an unknown argument, or on what Transformers says of one."""
     known = {each.name for each in fields(TrainingArguments)}
     for name in config.trainer:
@@ -40,7 +40,7 @@ def training_arguments(config: TrainConfig, *, evaluates: bool) -> TrainingArgum
             nearest = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean trainer.{nearest[0]}?" if nearest else ": see Transformers' TrainingArguments"
             raise TrainConfigError(f"unknown option trainer.{name} in the training config{hint}")
-    given = DEFAULTS | {"bf16": _has_fast_bf16()} | _evaluation(config, evaluates) | dict(config.trainer)
+    given = DEFAULTS | {"bf16": _has_fast_bf16()} | _evaluation(config) | dict(config.trainer)
     if "lr_scheduler_type" in config.trainer and "lr_scheduler_kwargs" not in config.trainer:
         given.pop("lr_scheduler_kwargs")
     # The packs are in their order already, over all epochs.
@@ -83,10 +83,8 @@ def num_draws(config: TrainConfig, arguments: TrainingArguments, num_packs: int)
     return draws
 
 
-def _evaluation(config: TrainConfig, evaluates: bool) -> dict[str, Any]:
-    """Where there are held-out documents, every checkpoint is measured, and the best is kept."""
-    if not evaluates:
-        return {"eval_strategy": "no"}
+def _evaluation(config: TrainConfig) -> dict[str, Any]:
+    """Every checkpoint is measured, and the best is kept."""
     save_steps = config.trainer.get("save_steps", DEFAULTS["save_steps"])
     return {
         "eval_strategy": "steps",

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from vllm_pard.errors import PardError
 
-__all__ = ["CodConfig", "FeatureConfig", "LossConfig", "TrainConfigError"]
+__all__ = ["LOSSES", "CodConfig", "FeatureConfig", "LossConfig", "TrainConfigError"]
 
 Weights = Literal["none", "cat", "d-pace"]
 

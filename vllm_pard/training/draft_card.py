@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerState
 
 from vllm_pard.files import write_whole
+from vllm_pard.training.config import LOSSES
 from vllm_pard.training.pace import Spent
 from vllm_pard.training.receipt import environment, without_folders, write_json
 from vllm_pard.training.train_config import TrainConfig
@@ -81,7 +82,7 @@ def draft_card(receipt: Mapping[str, Any]) -> str:
     target, acceptance = config["target"], receipt["acceptance_length"]
     is_pard2 = config["features"] is not None
     start = config["draft"] or (target if config["prune_layers"] is not None else None)
-    scales = [f"{config['loss'][name]:g} {name}" for name in ("ce", "kl", "tv", "lk") if config["loss"][name]]
+    scales = [f"{config['loss'][name]:g} {name}" for name in LOSSES if config["loss"][name]]
     weights = config["loss"]["weights"]
     return _CARD.format(
         front=f"base_model: {start}" if start else "library_name: transformers",

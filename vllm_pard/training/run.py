@@ -50,7 +50,7 @@ def train(config: TrainConfig, report: Report, *, collator: type[Collator] = Col
     Raises:
         PardError: something that was asked for can't be; the message says what.
     """
-    arguments = training_arguments(config, evaluates=True)
+    arguments = training_arguments(config)
     report = report if arguments.process_index == 0 else _silent
     folder = RunFolder(Path(config.output))
     with arguments.main_process_first():

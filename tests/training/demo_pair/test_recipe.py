@@ -19,7 +19,7 @@ def test_a_stage_is_a_run_of_the_trainer(config: DemoPairConfig, name: str, tmp_
     stage: RunConfig = getattr(config, name)
     start = {"draft": "a"} if name.startswith("draft") and name != "draft_ar" else {"new_model": "a"}
     run = stage.train_config(tmp_path / name, tmp_path / "documents.jsonl", **start)
-    arguments = training_arguments(run, evaluates=True)
+    arguments = training_arguments(run)
     assert (arguments.max_steps, arguments.learning_rate) == (stage.num_steps, stage.learning_rate)
     assert arguments.max_steps % arguments.save_steps == 0  # else the last steps are never measured
     assert run.cod.num_depths == (8 if start == {"draft": "a"} else 1)
