@@ -23,7 +23,21 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9's default, 
 import torch
 import triton
 from chips import CHIPS, KIB, Chip, Row, compile_launches, resources
-from pard_kernels import lm_head_top_k, prepare_draft_inputs, speculative_attention, top_k_workspace
+from pard_kernels import (
+    CacheLayout,
+    DraftTree,
+    FeatureRows,
+    accept_tree_path,
+    add_target_features,
+    build_draft_tree,
+    compact_tree_kv,
+    keep_tree_rows,
+    lm_head_top_k,
+    place_tree_rows,
+    prepare_draft_inputs,
+    speculative_attention,
+    top_k_workspace,
+)
 from shapes import LLAMA_3_1_8B, LLAMA_3_2_1B, LLAMA_3_3_70B, QWEN3_0_6B, QWEN3_8B, ModelShape
 
 NUM_REQUESTS, BLOCK_SIZE, MAX_BLOCKS = 4, 16, 8192
@@ -71,7 +85,14 @@ def attention(
     )
 
 
-def layout(chip: Chip, *, num_drafts: int, groups: tuple[bool, ...] = (True,), is_tree: bool = False) -> None:
+def layout(
+    chip: Chip,
+    *,
+    num_drafts: int,
+    groups: tuple[bool, ...] = (True,),
+    is_tree: bool = False,
+    reads_target: bool = False,
+) -> None:
     """The inputs of a draft forward, whose layers lie in some of the groups of the K/V cache."""
     num_rows, num_slots, max_len = NUM_REQUESTS * 2 * num_drafts, 64, BLOCK_SIZE * MAX_BLOCKS
     starts = ("target_query_start_loc", "query_start_loc")
@@ -94,6 +115,89 @@ def layout(chip: Chip, *, num_drafts: int, groups: tuple[bool, ...] = (True,), i
         vocab_size=LLAMA_3_1_8B.vocab_size,
         max_model_len=max_len,
         caches_masks=False,
+        features=FeatureRows(empty_int32(num_rows), empty_int32(NUM_REQUESTS, 2), empty_int32(num_slots), max_len)
+        if reads_target
+        else None,
+    )
+
+
+def features(chip: Chip, *, model: ModelShape, num_drafts: int) -> None:
+    """What a PARD-2 draft reads of its target, into its embeddings."""
+    num_rows = NUM_REQUESTS * 2 * num_drafts
+    states = partial(empty, dtype=torch.bfloat16)
+    add_target_features(
+        embeddings=states(num_rows, model.hidden_size),
+        features=states(BLOCK_SIZE * MAX_BLOCKS, model.hidden_size),
+        feature_rows=empty_int32(num_rows),
+        carries=empty_int32(NUM_REQUESTS, 2),
+        query_start_loc=empty_int32(NUM_REQUESTS + 1),
+        inputs_embeds=states(num_rows, model.hidden_size),
+    )
+
+
+def tree(chip: Chip, *, num_drafts: int, num_candidates: int, num_nodes: int) -> None:
+    """The nodes that the target verifies of what a draft has proposed."""
+    shape = (NUM_REQUESTS, num_drafts, num_candidates)
+    build_draft_tree(
+        candidate_ids=empty_int64(shape),
+        candidate_logprobs=empty(shape),
+        num_nodes=num_nodes,
+        out=DraftTree.empty(NUM_REQUESTS, num_nodes, "meta"),
+        request_slots=empty_int64(NUM_REQUESTS),
+    )
+
+
+def tree_rows(chip: Chip, *, num_rows: int) -> None:
+    """Where a tree's rows are, whom they see, and which of them are kept."""
+    starts, slots = empty_int32(NUM_REQUESTS + 1), empty_int64(NUM_REQUESTS)
+    place_tree_rows(
+        positions=empty_int64(NUM_REQUESTS * num_rows),
+        row_masks=empty_int64(NUM_REQUESTS * num_rows),
+        row_starts=starts,
+        logit_starts=starts,
+        request_slots=slots,
+        depths=empty_int32(64, num_rows),
+        ancestors=empty_int64(64, num_rows),
+        sign=1,
+    )
+    keep_tree_rows(
+        kept_rows=empty_int32(NUM_REQUESTS * num_rows),
+        row_starts=starts,
+        logit_starts=starts,
+        request_slots=slots,
+        accepted_rows=empty_int32(64, num_rows),
+        num_sampled=empty_int32(NUM_REQUESTS),
+    )
+
+
+def tree_path(chip: Chip, *, num_rows: int) -> None:
+    """What the target accepts of trees, its root among the rows."""
+    accept_tree_path(
+        target_token_ids=empty_int64(NUM_REQUESTS * num_rows),
+        draft_token_ids=empty_int32(NUM_REQUESTS * num_rows),
+        row_starts=empty_int32(NUM_REQUESTS + 1),
+        parents=empty_int32(64, num_rows),
+        is_chain_only=empty(64, dtype=torch.bool),
+        request_slots=empty_int64(NUM_REQUESTS),
+        token_ids=empty_int64(NUM_REQUESTS, num_rows),
+        accepted_rows=empty_int32(64, num_rows),
+        num_sampled=empty_int32(NUM_REQUESTS),
+    )
+
+
+def tree_kv(chip: Chip, *, model: ModelShape, num_gpus: int = 1, is_fp8: bool = False) -> None:
+    """Accepted nodes' keys and values in all layers of a model."""
+    num_heads = model.num_key_value_heads // num_gpus
+    dtype = torch.float8_e4m3fn if is_fp8 else torch.bfloat16  # only copied, so that every chip can
+    compact_tree_kv(
+        cache_addresses=empty_int64(32),
+        layout=CacheLayout.of(empty(2, MAX_BLOCKS, BLOCK_SIZE, num_heads, model.head_dim, dtype=dtype)),
+        block_table=empty_int32(64, MAX_BLOCKS),
+        block_size=BLOCK_SIZE,
+        request_slots=empty_int64(NUM_REQUESTS),
+        num_computed=empty_int32(64),
+        accepted_rows=empty_int32(64, 16),
+        num_sampled=empty_int32(NUM_REQUESTS),
     )
 
 
@@ -144,6 +248,18 @@ def cases() -> Iterator[Case]:
         label="drafts, tree, two of three groups", call=partial(layout, num_drafts=15, groups=groups, is_tree=True)
     )
     yield Case(label="drafts, no cache", call=partial(layout, num_drafts=15, groups=()))
+    yield Case(label="drafts, features", call=partial(layout, num_drafts=15, reads_target=True))
+    yield Case(label="features, Qwen3-0.6B draft", call=partial(features, model=QWEN3_0_6B, num_drafts=15))
+    yield Case(label="tree of 64", call=partial(tree, num_drafts=15, num_candidates=8, num_nodes=63))
+    yield Case(label="tree path", call=partial(tree_path, num_rows=64))
+    yield Case(label="tree rows", call=partial(tree_rows, num_rows=64))
+    yield Case(label="tree K/V, Llama-3.1-8B", call=partial(tree_kv, model=LLAMA_3_1_8B))
+    yield Case(
+        label="tree K/V, Llama-3.3-70B, TP 8, FP8", call=partial(tree_kv, model=LLAMA_3_3_70B, num_gpus=8, is_fp8=True)
+    )
+    for head_size in (3, 80):
+        odd = replace(LLAMA_3_1_8B, head_dim=head_size)
+        yield Case(label=f"tree K/V, heads of {head_size}", call=partial(tree_kv, model=odd))
     for name, model in (("Llama-3.2-1B", LLAMA_3_2_1B), ("Qwen3-0.6B", QWEN3_0_6B)):
         for num_rows, k in ((8, 1), (15, 4), (64, 1), (64, 8), (240, 1)):
             call = partial(head, model=model, num_rows=num_rows, k=k)

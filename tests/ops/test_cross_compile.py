@@ -22,11 +22,17 @@ SUBSET = (
     "Llama-3.2-1B draft, K=15",
     "Llama-3.2-1B draft, K=15, one split",
     "Qwen3-0.6B draft, K=15, FP8 cache",
+    "features, Qwen3-0.6B draft",
     "heads of 256",
     "soft cap",
     "drafts",
     "drafts, tree, two of three groups",
     "drafts, no cache",
+    "tree of 64",
+    "tree path",
+    "tree rows",
+    "tree K/V, Llama-3.1-8B",
+    "tree K/V, heads of 3",
     "Llama-3.2-1B draft, 64 rows, top 1",
     "Llama-3.2-1B draft, 8 rows, int8",
     "Qwen3-0.6B draft, 15 rows, top 4",
@@ -69,7 +75,7 @@ def test_a_few_cases(tmp_path: Path) -> None:
     logs, table = cross_compile(tmp_path, *(word for label in SUBSET for word in ("--case", label)))
     assert table["problems"] == []
     assert kernels_of(table) == every_kernel()
-    assert all(row["registers"] > 16 for row in table["rows"])
+    assert all(row["registers"] > 4 for row in table["rows"])
     assert all(row["shared"] > 0 for row in table["rows"] if row["kernel"] == "speculative_attention")
     assert all("| speculative_attention | Llama-3.1-8B, K=15 |" in log for log in logs)
 

@@ -7,32 +7,18 @@ from typing import Any
 import draft_step
 import pytest
 import torch
-from draft_step import POISON, Request, StepSizes, copied, decode
-from pard_kernels import prepare_draft_inputs, reference
+from draft_step import DEVICE, POISON, Request, StepSizes, compare, decode
+from pard_kernels import prepare_draft_inputs
 from pard_kernels.prepare_draft_inputs import launch
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = StepSizes()
 MASK, MAX_LEN, MAX_BLOCKS, NUM_SLOTS = SIZES.mask_token_id, SIZES.max_model_len, SIZES.max_blocks, SIZES.num_slots
 
 step = partial(draft_step.step, device=DEVICE)
 
 
-def compare(got: dict[str, Any]) -> dict[str, Any]:
-    """Run kernel and twin on equal arguments, compare every tensor, return the twin's."""
-    expected = copied(got)
-    reference.prepare_draft_inputs(**expected)
-    prepare_draft_inputs(**got)
-    for name, value in expected.items():
-        if torch.is_tensor(value):
-            assert torch.equal(got[name].cpu(), value.cpu()), name
-    return expected
-
-
-def run_both(
-    requests: list[Request], num_drafts: int, caches_masks: bool = True, sizes: StepSizes = SIZES
-) -> dict[str, Any]:
-    return compare(step(requests, num_drafts, sizes=sizes, caches_masks=caches_masks))
+def run_both(requests: list[Request], num_drafts: int, sizes: StepSizes = SIZES, **options: bool) -> dict[str, Any]:
+    return compare(step(requests, num_drafts, sizes, **options))
 
 
 def test_worked_example() -> None:
@@ -117,11 +103,13 @@ def test_random_steps() -> None:
                 Request(
                     slot if draw(0, 9) else -1, computed, query, rejected, draw(num_drafts, 30) if draw(0, 4) else 0,
                     draw(0, 30), has_bonus=bool(draw(0, 3)), num_blocks=draw(1, MAX_BLOCKS),
-                    kept_rows=kept if draw(0, 1) else None,
+                    kept_rows=kept if draw(0, 1) else None, num_carried=computed if draw(0, 1) else draw(0, 25),
                 )
             )  # fmt: skip
         sizes = replace(SIZES, block_sizes=((), (4,), (16, 4), (8, 4, 8))[draw(0, 3)])
-        arguments = step(requests, num_drafts, caches_masks=bool(draw(0, 1)), sizes=sizes)
+        arguments = step(
+            requests, num_drafts, caches_masks=bool(draw(0, 1)), sizes=sizes, reads_target=bool(draw(0, 2))
+        )
         num_rows = len(arguments["input_ids"])
         arguments["input_ids"] = arguments["input_ids"][: num_rows - draw(0, 1) * draw(0, num_rows)]
         compare(arguments)
@@ -145,6 +133,14 @@ def test_no_drafts() -> None:
     """A chunk of a prompt in a step for which vLLM wants none."""
     out = run_both([Request(1, 4, 6, 0, 6, 4, has_bonus=False), Request(3, 0, 9, 0, 9, 0, has_bonus=False)], 0)
     assert out["num_draft_kv"][[1, 3]].tolist() == [10, 9]
+
+
+def test_a_bonus_that_is_read_without_drafts_is_stored() -> None:
+    """One that finds room, since the host knows only how many tokens are missing at most."""
+    out = run_both([Request(2, 10, 4, 2, 3, 11)], num_drafts=0)
+    assert out["input_ids"].tolist() == [51, 82, 0]
+    assert (out["slot_mappings"][0, :2] >= 0).all()
+    assert out["num_draft_kv"][2] == 13
 
 
 def test_long_span_and_many_drafts_take_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,13 @@ NUM_VARIANTS = {
     "layout": 1,
     "layout, trees, two groups": 1,
     "layout, no cache": 1,
+    "layout, features": 1,
+    "features": 1,
+    "trees": 1,
+    "tree path": 1,
+    "tree rows": 2,
+    "tree K/V": 1,
+    "tree K/V, odd heads": 1,
 }
 
 

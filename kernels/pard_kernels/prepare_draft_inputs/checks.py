@@ -1,6 +1,9 @@
 """What `prepare_draft_inputs` can be asked for: shapes and strides, read without a look at the device."""
 
+import torch
 from torch import Tensor
+
+from pard_kernels.prepare_draft_inputs.reference import FeatureRows
 
 
 def check_requests(
@@ -56,3 +59,19 @@ def check_groups(
     for name, tensor in [*rows.items(), *(("block_tables", table) for table in block_tables)]:
         if tensor is not None and tensor.stride(-1) != 1:
             raise ValueError(f"{name} must be contiguous in their last dimension; got strides {tensor.stride()}")
+
+
+def check_features(features: FeatureRows | None, input_ids: Tensor, sample_rows: Tensor, last_sampled: Tensor) -> None:
+    """A row for each draft row, a carry for each request, a count for each slot."""
+    if features is None:
+        return
+    rows, carries, num_carried, _ = features
+    num_rows, num_reqs, num_slots = input_ids.shape[0], sample_rows.shape[0], last_sampled.shape[0]
+    if rows.shape[0] < num_rows or carries.shape[0] < num_reqs or num_carried.shape != (num_slots,):
+        raise ValueError(
+            f"features must have {num_rows} rows, {num_reqs} carries and num_carried for {num_slots} slots; got "
+            f"{tuple(rows.shape)}, {tuple(carries.shape)} and {tuple(num_carried.shape)}"
+        )
+    for name, tensor in (("rows", rows), ("carries", carries)):
+        if tensor.dtype != torch.int32 or not tensor.is_contiguous():
+            raise ValueError(f"{name} of features must be contiguous int32; got {tensor.dtype}, {tensor.stride()}")

@@ -14,7 +14,8 @@ PAD_SLOT = tl.constexpr(-1)
         "request_slots_ptr", "num_sampled_ptr", "num_rejected_ptr", "num_blocks_ptr", "num_draft_kv_ptr",
         "query_start_loc_ptr", "input_ids_ptr", "positions_ptr", "slot_mappings_ptr", "stride_slot_mappings_group",
         "seq_lens_ptr", "sample_rows_ptr", "num_slots", "num_rows", "num_drafts", "mask_token_id", "vocab_size",
-        "max_model_len", "max_draft_kv", "caches_masks",
+        "max_model_len", "max_draft_kv", "caches_masks", "feature_rows_ptr", "feature_carries_ptr", "num_carried_ptr",
+        "first_carried_row", "nothing_row",
     ]
 )  # fmt: skip
 def prepare_draft_inputs_kernel(
@@ -37,6 +38,7 @@ def prepare_draft_inputs_kernel(
     seq_lens_ptr,
     sample_rows_ptr,
     num_slots, num_rows, num_drafts, mask_token_id, vocab_size, max_model_len, max_draft_kv, caches_masks,
+    feature_rows_ptr, feature_carries_ptr, num_carried_ptr, first_carried_row, nothing_row,
     BLOCK_SIZES: tl.constexpr, NUM_GROUPS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     req = tl.program_id(0).to(tl.int64)
@@ -57,6 +59,11 @@ def prepare_draft_inputs_kernel(
                 if block_table_ptrs[group] is not None:
                     slot_mapping_ptr = slot_mappings_ptr + group * stride_slot_mappings_group.to(tl.int64)
                     tl.store(slot_mapping_ptr + row + offs_row, PAD_SLOT, mask=mask_row)
+            if feature_rows_ptr is not None:
+                tl.store(feature_rows_ptr + row + offs_row, nothing_row, mask=mask_row)
+        if feature_rows_ptr is not None:
+            tl.store(feature_carries_ptr + 2 * req, nothing_row)
+            tl.store(feature_carries_ptr + 2 * req + 1, nothing_row)
         tl.store(seq_lens_ptr + req, span)
         for i in range(0, num_drafts, BLOCK_K):
             offs_k = i + tl.arange(0, BLOCK_K)
@@ -70,11 +77,14 @@ def prepare_draft_inputs_kernel(
     num_kept = num_computed + target_end - target_row - tl.load(num_rejected_ptr + req)
     has_bonus = tl.load(num_sampled_ptr + req) > 0
     num_tokens = num_kept + has_bonus.to(tl.int64)
-    num_masks = tl.where(has_bonus, num_drafts - 1, 0)
+    num_masks = tl.where(has_bonus, tl.maximum(num_drafts - 1, 0), 0)
     bonus_token = tl.load(last_sampled_ptr + slot).to(tl.int32)
 
     num_draft_kv = tl.load(num_draft_kv_ptr + slot).to(tl.int64)
     start = tl.maximum(tl.minimum(num_draft_kv, tl.minimum(num_tokens - 1, max_model_len - span)), 0)
+    if feature_rows_ptr is not None:
+        carried_row = (first_carried_row + slot).to(tl.int32)
+        is_carried = (num_computed > 0) & (tl.load(num_carried_ptr + slot) == num_computed)
 
     for i in range(0, span, BLOCK_ROWS):
         offs_row = i + tl.arange(0, BLOCK_ROWS)
@@ -97,6 +107,17 @@ def prepare_draft_inputs_kernel(
         token = tl.where(token < vocab_size, token, mask_token_id)
         tl.store(input_ids_ptr + row + offs_row, token, mask=mask_row)
         tl.store(positions_ptr + row + offs_row, position, mask=mask_row)
+
+        if feature_rows_ptr is not None:
+            before = tl.minimum(position, num_tokens - 1) - 1
+            is_computed = (before >= num_computed) & (before < num_kept)
+            feature_row = target_row + before - num_computed
+            if kept_rows_ptr is not None:
+                feature_row = tl.load(kept_rows_ptr + feature_row, mask=mask_row & is_computed, other=0)
+            kept_before = tl.where(is_carried & (before == num_computed - 1), carried_row, nothing_row)
+            feature_row = tl.where(is_computed, feature_row.to(tl.int32), kept_before)
+            feature_row = tl.where(is_token | is_mask, feature_row, nothing_row)
+            tl.store(feature_rows_ptr + row + offs_row, feature_row, mask=mask_row)
 
         writes_kv = position < num_tokens + num_masks * caches_masks
         for group in tl.static_range(NUM_GROUPS):
@@ -124,3 +145,10 @@ def prepare_draft_inputs_kernel(
             num_blocks = tl.load(num_blocks_ptr + group * stride_num_blocks_group + slot).to(tl.int64)
             num_draft_kv = tl.minimum(num_draft_kv, num_blocks * BLOCK_SIZES[group])
     tl.store(num_draft_kv_ptr + slot, num_draft_kv)
+    if feature_rows_ptr is not None:
+        last_row = target_row + num_kept - 1 - num_computed
+        if kept_rows_ptr is not None:
+            last_row = tl.load(kept_rows_ptr + last_row)
+        tl.store(feature_carries_ptr + 2 * req, last_row.to(tl.int32))
+        tl.store(feature_carries_ptr + 2 * req + 1, carried_row)
+        tl.store(num_carried_ptr + slot, num_kept.to(tl.int32))

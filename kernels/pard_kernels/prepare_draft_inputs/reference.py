@@ -4,10 +4,29 @@ B requests · R request slots (R >= B) · T target rows · D draft rows · K dra
 N_g K/V blocks of a request in group g
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 PAD_SLOT = -1
+
+
+class FeatureRows(NamedTuple):
+    """Where each draft row finds the target's features, in a table of T' + R + 1 rows.
+
+    The first T' >= T rows are those of the step, the next R the one that each slot carries on, the last is nothing.
+    """
+
+    rows: Tensor  # [>= D] int32, out
+    carries: Tensor  # [>= B, 2] int32, out: from which row to which row features have to be copied after they were read
+    num_carried: Tensor  # [R] int32, in and out: how many leading tokens end with the one whose feature a slot carries
+    first_carried: int  # T'
+
+    @property
+    def nothing(self) -> int:
+        """The last row."""
+        return self.first_carried + len(self.num_carried)
 
 
 def prepare_draft_inputs(
@@ -35,6 +54,7 @@ def prepare_draft_inputs(
     vocab_size: int,
     max_model_len: int,
     caches_masks: bool,
+    features: FeatureRows | None,
 ) -> None:
     """Lay out one draft forward: for each request its pending tokens, then K - 1 mask tokens (PARD, arXiv 2504.18583).
 
@@ -56,18 +76,21 @@ def prepare_draft_inputs(
     No row beyond those of `input_ids` is written, whatever `query_start_loc` says. A request without rows writes none,
     its `seq_lens` is 0, as of a request that attention has nothing to do for, and its `num_draft_kv` is clamped only.
 
+    With `features` each token reads what the target has computed for the token before it, and mask tokens repeat what
+    the newest token reads (PARD-2, arXiv 2605.08632): a row of this step's, or the last kept one of the step before,
+    which a slot carries on. What neither has is the row of nothing: before the first token, and where the target has
+    not computed the token before, since its keys and values came out of a cache.
+
     Writes in place: `input_ids`, `positions`, `slot_mappings`, `seq_lens`, `sample_rows` (row whose output predicts
     draft token k, inside the request's span in any case) and `num_draft_kv`. Where a batch is laid out in several
     calls, each takes slices of the requests' tensors; target rows are counted from the first of the whole batch.
     """
-    num_reqs, num_drafts = sample_rows.shape
-    num_rows = input_ids.shape[0]
+    (num_reqs, num_drafts), num_rows = sample_rows.shape, input_ids.shape[0]
     tables = {group: table for group, table in enumerate(block_tables) if table is not None}
     groups = list(tables)
     for req in range(num_reqs):
         row, row_end = (min(int(query_start_loc[i]), num_rows) for i in (req, req + 1))
-        span = max(row_end - row, 0)
-        last_row = min(max(row_end - 1, row), num_rows - 1)
+        span, last_row = max(row_end - row, 0), min(max(row_end - 1, row), num_rows - 1)
         slot = int(request_slots[req]) if req < len(request_slots) else -1
         if slot < 0:
             input_ids[row : row + span] = 0
@@ -75,28 +98,28 @@ def prepare_draft_inputs(
             slot_mappings[groups, row : row + span] = PAD_SLOT
             seq_lens[req] = span
             sample_rows[req] = max(min(row, last_row), 0)
+            _read_nothing(features, req, slice(row, row + span))
             continue
         target_row, target_end = int(target_query_start_loc[req]), int(target_query_start_loc[req + 1])
         num_computed = int(target_positions[target_row])
         num_kept = num_computed + target_end - target_row - int(num_rejected[req])
-        has_bonus = int(num_sampled[req]) > 0
-        num_tokens = num_kept + int(has_bonus)
+        has_bonus = int(num_sampled[req] > 0)
+        num_tokens = num_kept + has_bonus
+        last = num_tokens - 1 + has_bonus * max(num_drafts - 1, 0)  # mask token
         start = max(min(int(num_draft_kv[slot]), num_tokens - 1, max_model_len - span), 0)
-        capacities = {group: int(num_blocks[group, slot]) * block_sizes[group] for group in groups}
 
+        # Where the tokens lie that the target has kept in this step, by position.
+        kept = range(target_row, target_row + num_kept - num_computed)
+        kept_at = {num_computed + j: i if kept_rows is None else int(kept_rows[i]) for j, i in enumerate(kept)}
+        tokens = {position: int(target_input_ids[i]) for position, i in kept_at.items()}
+        tokens[num_kept] = int(last_sampled[slot, 0])
+        capacities = {group: int(num_blocks[group, slot]) * block_sizes[group] for group in groups}
         for i in range(span):
             position = start + i
             is_token = position < num_tokens
-            is_mask = has_bonus and not is_token and position < num_tokens + num_drafts - 1
-            if not is_token:
-                token = mask_token_id if is_mask else 0
-            elif position == num_kept:
-                token = int(last_sampled[slot, 0])
-            elif position >= num_computed:
-                kept = target_row + position - num_computed
-                token = int(target_input_ids[kept if kept_rows is None else int(kept_rows[kept])])
-            else:
-                token = int(all_token_ids[slot, position])
+            is_mask = not is_token and position <= last
+            old = int(all_token_ids[slot, position])
+            token = tokens.get(position, old) if is_token else mask_token_id * is_mask
             input_ids[row + i] = token if token < vocab_size else mask_token_id
             positions[row + i] = position
             for group, table in tables.items():
@@ -109,6 +132,35 @@ def prepare_draft_inputs(
             sample_rows[req, k] = max(min(row + num_tokens - 1 - start + k, last_row), 0)
         held = min(start + span, num_tokens) if span > 0 else min(int(num_draft_kv[slot]), num_kept)
         num_draft_kv[slot] = min(held, min(capacities.values(), default=0))
+        _read_features(features, req, slot, range(row, row + span), start, (num_tokens - 1, last), kept_at)
+
+
+def _read_features(
+    features: FeatureRows | None,
+    req: int,
+    slot: int,
+    rows: range,
+    start: int,  # position of the first row
+    last: tuple[int, int],  # positions of the last token and of the last mask token
+    kept_at: dict[int, int],
+) -> None:
+    if features is None:
+        return
+    carried, before_step = features.first_carried + slot, min(kept_at) - 1
+    is_carried = before_step >= 0 and int(features.num_carried[slot]) == before_step + 1
+    known = kept_at | ({before_step: carried} if is_carried else {})
+    for position, row in enumerate(rows, start=start):
+        read = known.get(min(position, last[0]) - 1, features.nothing)
+        features.rows[row] = read if position <= last[1] else features.nothing
+    features.carries[req, 0] = kept_at[max(kept_at)]
+    features.carries[req, 1] = carried
+    features.num_carried[slot] = max(kept_at) + 1
+
+
+def _read_nothing(features: FeatureRows | None, req: int, rows: slice) -> None:
+    if features is not None:
+        features.rows[rows] = features.nothing
+        features.carries[req] = features.nothing
 
 
 def _kv_slot(blocks: Tensor, position: int, block_size: int) -> int:

@@ -48,8 +48,8 @@ def _round_to_cache(tile, scale_ptr, cache_ptr, FP8_MAX: tl.constexpr):
 # whole batch the requests begin.
 @triton.jit(
     do_not_specialize=[
-        "block_table_ptr", "query_start_loc_ptr", "num_cached_ptr", "ancestor_masks_ptr", "key_scale_ptr",
-        "value_scale_ptr", "num_partial_rows", "window", "num_splits", "num_row_tiles",
+        "block_table_ptr", "stride_block_table_req", "query_start_loc_ptr", "num_cached_ptr", "ancestor_masks_ptr",
+        "key_scale_ptr", "value_scale_ptr", "num_partial_rows", "window", "num_splits", "num_row_tiles",
     ]
 )  # fmt: skip
 def speculative_attention_kernel(

@@ -1,0 +1,33 @@
+"""The tree of a parallel draft's candidates: as many nodes as a target verifies at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from pard_kernels import build_draft_tree, reference
+
+NUM_DRAFTS, NUM_CANDIDATES = 15, 8
+# The interpreter takes 10 ms for each node.
+NUM_NODES, BATCH_SIZES = ((15, 31, 63), (1, 16, 128)) if torch.cuda.is_available() else ((15,), (2,))
+
+
+def inputs(num_nodes: int, batch_size: int) -> dict[str, Any]:
+    """Depths that are less sure the deeper they lie, as a draft's are."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(batch_size, NUM_DRAFTS, 100, generator=generator)
+    logits *= torch.linspace(4, 1, NUM_DRAFTS)[:, None]
+    best = logits.log_softmax(2).topk(NUM_CANDIDATES)
+    return {"candidate_ids": best.indices, "candidate_logprobs": best.values, "num_nodes": num_nodes}
+
+
+@pytest.mark.parametrize("batch_size", BATCH_SIZES)
+@pytest.mark.parametrize("num_nodes", NUM_NODES)
+def test_build_draft_tree(num_nodes: int, batch_size: int, measure: Callable[..., None]) -> None:
+    """Its time is that of a chain of dependent choices: bytes say nothing."""
+    measure(
+        build_draft_tree,
+        reference.build_draft_tree,
+        lambda: inputs(num_nodes, batch_size),
+        twin_on_cpu=True,
+    )

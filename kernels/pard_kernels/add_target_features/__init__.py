@@ -1,0 +1,1 @@
+"""The target's features in a draft's input, in one launch."""

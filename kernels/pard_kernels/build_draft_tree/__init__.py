@@ -1,0 +1,1 @@
+"""The best tree of a parallel draft's candidates, in one launch."""

@@ -1,0 +1,1 @@
+"""The rows of the target's step that trees have kept."""
