@@ -18,12 +18,12 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
-from vllm_pard.training.collator import Collator
-from vllm_pard.training.config import CodConfig, FeatureConfig, LossConfig
-from vllm_pard.training.held_out import HeldOut
-from vllm_pard.training.parallel_draft import ParallelDraft
-from vllm_pard.training.pard_trainer import PardTrainer, TrainingError
-from vllm_pard.training.target import Target
+from vllm_pard.training.cod.collator import Collator
+from vllm_pard.training.evaluation.held_out import HeldOut
+from vllm_pard.training.loop.pard_trainer import PardTrainer, TrainingError
+from vllm_pard.training.models.parallel_draft import ParallelDraft
+from vllm_pard.training.models.target import Target
+from vllm_pard.training.options.config import CodConfig, FeatureConfig, LossConfig
 
 NUM_DEPTHS = 4
 
@@ -171,6 +171,7 @@ def trained(folder: Path, *, poisoned: tuple[int, int] | None = None, **options:
 def main(result: str, runs: str) -> None:
     found = {name: trained(Path(result).parent / name, **options) for name, options in json.loads(runs).items()}
     Path(f"{result}.{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+    PartialState().destroy_process_group()  # as `vllm-pard train` does
 
 
 if __name__ == "__main__":

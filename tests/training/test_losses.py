@@ -8,8 +8,8 @@ import pytest
 import torch
 from cod_batches import pack_of, random_pack
 
-from vllm_pard.training.collator import Collator
-from vllm_pard.training.config import CodConfig
+from vllm_pard.training.cod.collator import Collator
+from vllm_pard.training.cod.rows import IGNORED, Rows
 from vllm_pard.training.losses import (
     cat_weights,
     cross_entropy,
@@ -18,7 +18,7 @@ from vllm_pard.training.losses import (
     likelihood_of_acceptance,
     total_variation,
 )
-from vllm_pard.training.rows import IGNORED, Rows
+from vllm_pard.training.options.config import CodConfig
 
 FLOAT_TOL = {"atol": 2e-6, "rtol": 2e-6}  # float32 against float64
 LOSSES = [forward_kl, total_variation, likelihood_of_acceptance]

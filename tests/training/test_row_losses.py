@@ -9,9 +9,9 @@ import torch
 from cod_batches import random_pack
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vllm_pard.training.collator import Collator
-from vllm_pard.training.config import CodConfig
+from vllm_pard.training.cod.collator import Collator
 from vllm_pard.training.losses import cross_entropy, forward_kl
+from vllm_pard.training.options.config import CodConfig
 from vllm_pard.training.row_losses import DISTILLATION, Chunk, Head, chunks_of, predictions, row_losses
 
 V, H, TEACHER_H = 40, 8, 12

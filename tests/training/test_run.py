@@ -19,8 +19,8 @@ from vllm_pard.checkpoint import load_config, read_checkpoint
 from vllm_pard.errors import PardError
 from vllm_pard.reference.engine import ReferenceEngine
 from vllm_pard.target_proj import read_target_proj
+from vllm_pard.training.options.train_config import from_mapping
 from vllm_pard.training.run import train
-from vllm_pard.training.train_config import from_mapping
 
 PARD2 = {"features": {"layers": [-1, -2], "dropout": 0.3}, "loss": {"ce": 0.1, "kl": 1.0, "weights": "cat"}}
 

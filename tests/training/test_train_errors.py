@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerF
 from vllm_pard.draft_vocab_file import write_draft_vocab
 from vllm_pard.errors import PardError
 from vllm_pard.training import run_models
-from vllm_pard.training.draft_checkpoint import DraftFiles
-from vllm_pard.training.out_of_memory import is_out_of_memory
-from vllm_pard.training.parallel_draft import ParallelDraft
+from vllm_pard.training.loop.out_of_memory import is_out_of_memory
+from vllm_pard.training.models.parallel_draft import ParallelDraft
+from vllm_pard.training.options.train_config import from_mapping
+from vllm_pard.training.output.draft_checkpoint import DraftFiles
 from vllm_pard.training.run import train
-from vllm_pard.training.train_config import from_mapping
 
 KL = {"loss": {"ce": 0.5, "kl": 1.0}}
 
@@ -258,12 +258,17 @@ def test_a_disk_that_is_full_at_the_end(
     assert equal(weights(folder), weights(unbroken))
 
 
-def test_a_damaged_checkpoint_is_named(world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_a_damaged_checkpoint_is_named(world: Path, tmp_path: Path, name: str) -> None:
     asked = short(options(world, output=str(tmp_path / "run")))
+    asked["trainer"] |= {"save_steps": 1}
     run(asked)
-    path = tmp_path / "run" / "checkpoint-2" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(PardError, match=r"the checkpoint '.*checkpoint-2' can't be read .* remove that folder"):
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")  # as if killed before it
+    path = tmp_path / "run" / "checkpoint-1" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(PardError, match=r"the checkpoint '.*checkpoint-1' can't be read .* remove that folder"):
         run(asked)
     shutil.rmtree(path.parent)
     assert "the draft is in" in run(asked)[1][-1]
@@ -357,3 +362,17 @@ def test_other_errors_are_not_hidden(world: Path, tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(run_models, "load_model", load)
     with pytest.raises(RuntimeError, match="size mismatch"):
         run(options(world, output=str(tmp_path / "run"), **KL))
+
+
+def test_a_schedule_without_what_it_wants_is_a_sentence(world: Path, tmp_path: Path) -> None:
+    asked = short(options(world, output=str(tmp_path / "run")))
+    asked["trainer"] |= {"lr_scheduler_type": "cosine_with_min_lr", "lr_scheduler_kwargs": {"num_cycles": 0.5}}
+    with pytest.raises(PardError, match=r"'cosine_with_min_lr' can't be had with .* \{'num_cycles': 0.5\}: .*min_lr"):
+        run(asked)
+
+
+def test_the_default_schedule_may_be_named(world: Path, tmp_path: Path) -> None:
+    """Its options stay the default's."""
+    asked = short(options(world, output=str(tmp_path / "run")))
+    asked["trainer"] |= {"lr_scheduler_type": "cosine_with_min_lr"}
+    assert "the draft is in" in run(asked)[1][-1]

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch.utils.data import IterableDataset
 
+from vllm_pard.training.cod.rows import PADDING
 from vllm_pard.training.data.config import Document
-from vllm_pard.training.rows import PADDING
-from vllm_pard.training.starting_points import check_mask_unused, check_tokens_known
+from vllm_pard.training.models.starting_points import check_mask_unused, check_tokens_known
 
 __all__ = ["CheckedPacks"]
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vllm_pard.training.rows import Rows
+from vllm_pard.training.cod.rows import Rows
 
 __all__ = [
     "cat_weights",

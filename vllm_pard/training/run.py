@@ -16,27 +16,26 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArgum
 from vllm_pard.errors import first_sentence
 from vllm_pard.files import OutputError
 from vllm_pard.pard2 import FeatureConfig, pard2_config_keys, pard_config_keys
-from vllm_pard.training.arguments import training_arguments
 from vllm_pard.training.checked_stream import CheckedPacks
-from vllm_pard.training.collator import Collator
-from vllm_pard.training.draft_card import write_receipt
-from vllm_pard.training.draft_checkpoint import DraftFiles
-from vllm_pard.training.held_out import HeldOut
-from vllm_pard.training.out_of_memory import fits
-from vllm_pard.training.parallel_draft import ParallelDraft
-from vllm_pard.training.pard_trainer import PardTrainer
+from vllm_pard.training.cod.block_mask import BLOCK
+from vllm_pard.training.cod.collator import Collator
+from vllm_pard.training.evaluation.held_out import HeldOut
+from vllm_pard.training.loop.out_of_memory import fits
+from vllm_pard.training.loop.pard_trainer import PardTrainer
+from vllm_pard.training.loop.watch import Watch
+from vllm_pard.training.models.parallel_draft import ParallelDraft
+from vllm_pard.training.models.target_cache import CachedTarget
+from vllm_pard.training.options.arguments import training_arguments
+from vllm_pard.training.options.train_config import TrainConfig
+from vllm_pard.training.output.draft_card import write_receipt
+from vllm_pard.training.output.draft_checkpoint import DraftFiles
+from vllm_pard.training.output.run_folder import RunFolder
 from vllm_pard.training.run_data import RunData, read_data
-from vllm_pard.training.run_folder import RunFolder
 from vllm_pard.training.run_models import RunModels, load_models
-from vllm_pard.training.target_cache import CachedTarget
-from vllm_pard.training.train_config import TrainConfig
-from vllm_pard.training.watch import Watch
 
 __all__ = ["train"]
 
 Report = Callable[[str], None]
-
-BLOCK = 128  # FlexAttention's
 
 
 def train(config: TrainConfig, report: Report, *, collator: type[Collator] = Collator) -> Path:

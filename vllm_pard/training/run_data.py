@@ -9,12 +9,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from vllm_pard.checkpoint import load_tokenizer
-from vllm_pard.training.arguments import num_draws
-from vllm_pard.training.config import TrainConfigError
 from vllm_pard.training.data.documents import read_documents
 from vllm_pard.training.data.packing import PackedDataset, StreamedPacks
 from vllm_pard.training.data.selection import hold_out, hold_out_of_stream
-from vllm_pard.training.train_config import TrainConfig
+from vllm_pard.training.options.arguments import num_draws
+from vllm_pard.training.options.config import TrainConfigError
+from vllm_pard.training.options.train_config import TrainConfig
 
 __all__ = ["RunData", "read_data"]
 

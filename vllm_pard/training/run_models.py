@@ -13,11 +13,9 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from vllm_pard.checkpoint import load_config
 from vllm_pard.draft_vocab_file import read_draft_vocab
-from vllm_pard.training.config import TrainConfigError
 from vllm_pard.training.data.documents import columns
 from vllm_pard.training.data.selection import frequent_tokens
-from vllm_pard.training.run_data import RunData
-from vllm_pard.training.starting_points import (
+from vllm_pard.training.models.starting_points import (
     check_mask_unused,
     check_tokens_known,
     find_mask_token,
@@ -26,10 +24,12 @@ from vllm_pard.training.starting_points import (
     new_model,
     prune_target,
 )
-from vllm_pard.training.target import ALL, Target, Vocabulary, check_layers
-from vllm_pard.training.target_cache import CachedTarget, CacheShape, TargetCache
-from vllm_pard.training.target_caching import Packs, data_digest, fill, vocabulary_digest, weights_digest
-from vllm_pard.training.train_config import TrainConfig
+from vllm_pard.training.models.target import ALL, Target, Vocabulary, check_layers
+from vllm_pard.training.models.target_cache import CachedTarget, CacheShape, TargetCache
+from vllm_pard.training.models.target_caching import Packs, data_digest, fill, vocabulary_digest, weights_digest
+from vllm_pard.training.options.config import TrainConfigError
+from vllm_pard.training.options.train_config import TrainConfig
+from vllm_pard.training.run_data import RunData
 
 __all__ = ["RunModels", "load_models"]
 
@@ -97,7 +97,7 @@ def _vocabulary(config: TrainConfig, data: RunData, draft: PreTrainedModel, repo
     ours = draft.config.vocab_size
     theirs = _target_size(config, "vocab_size") if config.target is not None else ours
     shared = min(ours, theirs)
-    if ours != theirs and config.draft is None:  # load_draft has said it
+    if ours != theirs:
         report(f"the target has {theirs} vocabulary rows and the draft {ours}; both learn the first {shared}")
     if config.draft_vocab is None:
         return ALL if ours == theirs else slice(shared), shared
@@ -168,12 +168,15 @@ def _cached(
     made_for = {
         "target": str(config.target),
         "the target's files with digest": weights_digest(str(config.target)),
-        "data with digest": data_digest(data.documents, *([data.evaluation] if config.features else [])),
+        "data with digest": data_digest(data.documents),
+        "held-out data with digest": data_digest(data.evaluation) if config.features else None,
         "data.max_length": shape.max_length,
         "features.layers": list(layers),
         "target_top_k": shape.top_k,
         "trained vocabulary": vocabulary_digest(vocabulary) if shape.top_k else None,
         "dtype": str(shape.dtype).removeprefix("torch."),
+        "packs": shape.num_packs,
+        "target_dim": shape.target_dim,
     }
     with arguments.main_process_first():
         kept.begin(made_for)

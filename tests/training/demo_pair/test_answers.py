@@ -39,6 +39,8 @@ def test_batched_answers_are_those_of_each_prompt_alone(tiny_llama: LlamaForCaus
 class Parrot(torch.nn.Module):
     """Gives every prompt the same tokens."""
 
+    device = torch.device("cpu")
+
     def __init__(self, tokenizer: PreTrainedTokenizerFast, answer: list[int]) -> None:
         super().__init__()
         self.config, self.answer = LlamaForCausalLM.config_class(bos_token_id=0, eos_token_id=1, pad_token_id=2), answer

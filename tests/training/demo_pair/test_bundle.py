@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vllm_pard.demo.text.sample import Sample
 from vllm_pard.training.demo_pair.bundle import install, score, shipped_receipt
-from vllm_pard.training.receipt import write_json
+from vllm_pard.training.output.receipt import write_json
 
 
 def test_answers_are_scored_as_a_whole_and_by_their_last_line() -> None:

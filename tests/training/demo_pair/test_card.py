@@ -30,7 +30,14 @@ RECEIPTS = [
         "result": {
             "num_speculative_tokens": 6,
             "splits": {
-                "code": {"mean_acceptance_length": 4.321, "num_prompts": 8, "num_exact": 2, "num_final_line": 6}
+                "code": {
+                    "mean_acceptance_length": 4.321,
+                    "mean_acceptance_length_independent": 4.25,
+                    "mean_acceptance_length_dependent": 5.5,
+                    "num_prompts": 8,
+                    "num_exact": 2,
+                    "num_final_line": 6,
+                }
             },
         },
         "note": "A note.",
@@ -48,7 +55,7 @@ def test_every_number_of_the_receipts_is_in_its_place() -> None:
     assert "trained on 432 greedy answers" in card
     assert "\nA note.\n" in card
     assert "8 held-out prompts per split, greedy, fp32, K = 6" in card
-    assert "| code | 4.32 | 25% | 75% |" in card
+    assert "| code | 4.32 | 4.25 | 5.50 | 25% | 75% |" in card
     assert "Contexts up to 321 tokens" in card
 
 

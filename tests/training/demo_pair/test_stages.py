@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm_pard.checkpoint import load_config, read_checkpoint
 from vllm_pard.demo.text.corpus import EVALUATION_SPLITS
 from vllm_pard.errors import PardError
+from vllm_pard.target_proj import target_proj_for
 from vllm_pard.training.demo_pair.__main__ import main
 from vllm_pard.training.demo_pair.recipe import DemoPairConfig, TextConfig, smoke_config
 from vllm_pard.training.demo_pair.stages import STAGES, make_demo_pair
 
-MODELS = ("target", "draft_ar", "draft")
+MODELS = ("target", "draft_ar", "draft", "draft_pard2")
 
 
 class Interrupt(Exception):
@@ -76,7 +77,7 @@ def test_an_interruption_changes_nothing(interrupted: tuple[Path, list[str]], un
     assert receipts[0][-1]["result"] == receipts[1][-1]["result"]
     curves = [[stage["result"].get("loss_curve") for stage in receipt] for receipt in receipts]
     assert curves[0] == curves[1]
-    assert [curve and len(curve) for curve in curves[0]] == [None, 2, 2, 2, None, 2, None]
+    assert [curve and len(curve) for curve in curves[0]] == [None, 2, 2, 2, None, 2, 2, None]
 
 
 def test_a_finished_pair_is_not_made_again(unbroken: Path, config: DemoPairConfig) -> None:
@@ -93,11 +94,18 @@ def test_the_models_are_what_engines_read(unbroken: Path) -> None:
             assert {str(weights.get_tensor(key).dtype) for key in weights.keys()} == {"torch.bfloat16"}  # noqa: SIM118
     draft = read_checkpoint(str(unbroken / "draft"), load_config(str(unbroken / "draft")))
     assert (draft.mask_token_id, draft.num_speculative_tokens, draft.format) == (3, 8, "pard")
+    folder = str(unbroken / "draft_pard2")
+    pard2 = read_checkpoint(folder, load_config(folder))
+    assert (pard2.mask_token_id, pard2.num_speculative_tokens, pard2.format) == (3, 8, "pard2")
+    target = str(unbroken / "target")
+    target_proj, why = target_proj_for(pard2, target, load_config(target))
+    assert target_proj is not None, why
+    assert (target_proj.weight.dtype, target_proj.features.target) == (torch.bfloat16, "target")
     for name in ("target", "draft_ar"):
         assert (
             not {"pard_token", "spd_type", "num_speculative_tokens_trained"} & load_config(str(unbroken / name)).keys()
         )
-    assert [load_config(str(unbroken / name)).get("vllm_pard_demo") for name in MODELS] == [True, None, None]
+    assert [load_config(str(unbroken / name)).get("vllm_pard_demo") for name in MODELS] == [True, None, None, None]
 
 
 def test_the_draft_goes_on_from_what_came_before(unbroken: Path) -> None:

@@ -14,7 +14,7 @@ from vllm_pard.training.data.config import DataConfig, SourceConfig
 from vllm_pard.training.data.documents import read_documents
 from vllm_pard.training.demo_pair.recipe import ModelSize, TextConfig
 from vllm_pard.training.demo_pair.text import chat_records, digest, write_model_config, write_records
-from vllm_pard.training.starting_points import new_model
+from vllm_pard.training.models.starting_points import new_model
 
 CONFIG = TextConfig(num_documents=400, chat_share=0.25, max_exchanges=3)
 

@@ -64,7 +64,8 @@ def greedy_answers(
     for start in range(0, len(prompts), batch_size):
         chosen = by_length[start : start + batch_size]
         tokens, attention_mask = _pad_left([prompts[i] for i in chosen], model.config.pad_token_id)
-        generated = model.generate(input_ids=tokens, attention_mask=attention_mask, generation_config=settings)
+        inputs = {"input_ids": tokens.to(model.device), "attention_mask": attention_mask.to(model.device)}
+        generated = model.generate(**inputs, generation_config=settings)
         for i, row in zip(chosen, generated[:, tokens.shape[1] :].tolist(), strict=True):
             answers[i] = _up_to_end(row, model.config.eos_token_id)
         report(f"{min(start + batch_size, len(prompts))} of {len(prompts)} answers")

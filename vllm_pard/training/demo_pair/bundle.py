@@ -1,4 +1,4 @@
-"""What the package ships: three bf16 models, held-out prompts, one receipt and the model card."""
+"""What the package ships: four bf16 models, held-out prompts, one receipt and the model card."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from vllm_pard.checkpoint import load_config
 from vllm_pard.demo.text.corpus import EVALUATION_SPLITS, evaluation_samples
 from vllm_pard.demo.text.sample import Sample
 from vllm_pard.files import write_whole
-from vllm_pard.pard2 import pard_config_keys
+from vllm_pard.pard2 import Mode, is_pard2, pard_config_keys, read_features
+from vllm_pard.target_proj import TargetProj, read_target_proj, write_target_proj
 from vllm_pard.training.demo_pair.answers import greedy_answers
 from vllm_pard.training.demo_pair.card import model_card
 from vllm_pard.training.demo_pair.recipe import BundleConfig
-from vllm_pard.training.draft_replay import Answered, DraftReplay
-from vllm_pard.training.receipt import write_json
-from vllm_pard.training.starting_points import load_model
+from vllm_pard.training.evaluation.draft_replay import Answered, DraftReplay
+from vllm_pard.training.models.starting_points import load_model
+from vllm_pard.training.output.receipt import write_json
 
 __all__ = ["evaluate", "export", "install", "score", "shipped_receipt", "write_receipts"]
 
 
-def export(run: Path, folder: Path, *, num_depths: int | None = None, keys: Mapping[str, Any] | None = None) -> None:
-    """Round the model of a run to bf16 and save it as engines read it: as a PARD draft only if it has `num_depths`."""
+def export(run: Path, folder: Path, *, is_pard: bool = False, keys: Mapping[str, Any] | None = None) -> None:
+    """Round the model of a run to bf16 and save it as engines read it, as a PARD or PARD-2 draft only if it is one."""
     tokenizer = AutoTokenizer.from_pretrained(run)
     model = load_model(str(run), torch.bfloat16)
-    pard = pard_config_keys(mask_token_id=tokenizer.mask_token_id, num_speculative_tokens=num_depths or 1)
-    for key in pard:
-        delattr(model.config, key)
-    for key, value in {**(pard if num_depths else {}), **(keys or {})}.items():
+    if not is_pard:
+        for key in pard_config_keys(mask_token_id=tokenizer.mask_token_id, num_speculative_tokens=1):
+            delattr(model.config, key)
+    for key, value in (keys or {}).items():
         setattr(model.config, key, value)
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
@@ -45,18 +47,18 @@ def export(run: Path, folder: Path, *, num_depths: int | None = None, keys: Mapp
     # safetensors makes files that only their owner can read; these get packaged.
     (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
+    if target_proj := _target_proj(run, model):
+        write_target_proj(folder, target_proj.weight.bfloat16())
 
 
 def evaluate(config: BundleConfig, folder: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     """Answer the held-out prompts with the shipped target and replay them with the shipped drafts, in fp32."""
-    target, draft, draft_ar = (
-        load_model(str(folder / name), torch.float32) for name in ("target", "draft", "draft_ar")
+    target, num_tokens = load_model(str(folder / "target"), torch.float32), config.num_speculative_tokens
+    reference = load_model(str(folder / "target"), torch.float32)  # a replay changes its own in place
+    draft, draft_ar, draft_pard2 = (
+        _replay(folder / name, tokenizer, k, reference)
+        for name, k in (("draft", num_tokens), ("draft_ar", 1), ("draft_pard2", num_tokens))
     )
-    num_tokens = config.num_speculative_tokens
-    replays = [
-        DraftReplay(model, mask_token_id=tokenizer.mask_token_id, num_speculative_tokens=k, vocab_size=len(tokenizer))
-        for model, k in ((draft, num_tokens), (draft_ar, 1))
-    ]
     splits = {}
     for split in EVALUATION_SPLITS:
         samples = evaluation_samples(split, config.num_prompts, config.seed)
@@ -71,17 +73,38 @@ def evaluate(config: BundleConfig, folder: Path, tokenizer: PreTrainedTokenizerF
         )
         answered = [Answered(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         # One token a step needs no mask token: how often the draft agrees before and after parallel training.
-        accepted = replays[0].acceptance(answered, (1, num_tokens), mode="independent")
-        accepted_ar = replays[1].acceptance(answered, (1,), mode="independent")
+        accepted = draft.acceptance(answered, (1, num_tokens))
+        accepted_ar = draft_ar.acceptance(answered, (1,))
+        modes: tuple[Mode, ...] = ("independent", "dependent")
+        of_pard2 = {mode: draft_pard2.acceptance(answered, (num_tokens,), mode=mode)[num_tokens] for mode in modes}
         splits[split] = {
             **score(samples, tokenizer.batch_decode(answers, skip_special_tokens=True)),
             **asdict(accepted[num_tokens]),
             "mean_acceptance_length": round(accepted[num_tokens].mean_acceptance_length, 3),
+            **{f"mean_acceptance_length_{mode}": round(of_pard2[mode].mean_acceptance_length, 3) for mode in modes},
             "num_answer_tokens": sum(map(len, answers)),
             "first_token_acceptance": round(accepted[1].mean_acceptance_length - 1, 3),
             "first_token_acceptance_ar": round(accepted_ar[1].mean_acceptance_length - 1, 3),
         }
     return {"num_speculative_tokens": num_tokens, "temperature": 0, "splits": splits}
+
+
+def _replay(folder: Path, tokenizer: PreTrainedTokenizerFast, k: int, target: PreTrainedModel) -> DraftReplay:
+    draft = load_model(str(folder), torch.float32)
+    return DraftReplay(
+        draft,
+        mask_token_id=int(tokenizer.mask_token_id),
+        num_speculative_tokens=k,
+        vocab_size=len(tokenizer),
+        target=target,
+        target_proj=_target_proj(folder, draft),
+    )
+
+
+def _target_proj(folder: Path, model: PreTrainedModel) -> TargetProj | None:
+    """What a PARD-2 draft has beside its model; None for others."""
+    name, config = str(folder), load_config(str(folder))
+    return read_target_proj(name, read_features(name, config), model.config.hidden_size) if is_pard2(config) else None
 
 
 def score(samples: Sequence[Sample], texts: Sequence[str]) -> dict[str, int]:

@@ -22,9 +22,10 @@ trained on templates, whose wrong answers are its own, with and without PARD.
 | `target/` | Llama, next-token training |
 | `draft_ar/` | Llama, next-token training: where the draft starts from |
 | `draft/` | `draft_ar` after COD training (PARD, arXiv 2504.18583), {num_depths} depths |
+| `draft_pard2/` | the same, with features of the target (PARD-2, arXiv 2605.08632) |
 
-All three share one tokenizer: byte-level BPE, {vocab_size} tokens, each digit a token. Weights are bf16.
-`draft/config.json` holds `pard_token`, the mask token.
+All four share one tokenizer: byte-level BPE, {vocab_size} tokens, each digit a token. Weights are bf16.
+The drafts' `config.json` holds `pard_token`, the mask token.
 
 ## Format
 
@@ -46,15 +47,16 @@ them is in the training text, and the families of the two `unseen` splits were n
 |---|--:|--:|--:|
 {stages}
 
-The draft's last stage is trained on {num_answers} greedy answers of the target to questions of the training split.
+The last stage of both drafts is trained on {num_answers} greedy answers of the target to questions of the training
+split.
 {notes}
 ## Evaluation
 
 {num_prompts} held-out prompts per split, greedy, fp32, K = {num_speculative_tokens}. `mean_acceptance_length` is
-1 + accepted tokens / drafts: the bonus token is counted.
+1 + accepted tokens / drafts: the bonus token is counted. PARD-2's draft has two, without features and with them.
 
-| split | mean acceptance length | exact answers | right last line |
-|---|--:|--:|--:|
+| split | PARD | PARD-2, independent | dependent | exact answers | right last line |
+|---|--:|--:|--:|--:|--:|
 {splits}
 
 An answer is exact if its whole text is the computed one; the last line of a worked answer is its result.
@@ -102,4 +104,5 @@ def _stage_row(receipt: dict[str, Any]) -> str:
 def _split_row(name: str, split: dict[str, Any]) -> str:
     exact = split["num_exact"] / split["num_prompts"]
     last_line = split["num_final_line"] / split["num_prompts"]
-    return f"| {name} | {split['mean_acceptance_length']:.2f} | {exact:.0%} | {last_line:.0%} |"
+    lengths = [split[f"mean_acceptance_length{suffix}"] for suffix in ("", "_independent", "_dependent")]
+    return f"| {name} | {' | '.join(f'{each:.2f}' for each in lengths)} | {exact:.0%} | {last_line:.0%} |"

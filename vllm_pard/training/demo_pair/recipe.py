@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vllm_pard.training.config import CodConfig
 from vllm_pard.training.data.config import DataConfig, SourceConfig
-from vllm_pard.training.train_config import EvaluationConfig, TrainConfig
+from vllm_pard.training.options.config import CodConfig, FeatureConfig, LossConfig
+from vllm_pard.training.options.train_config import EvaluationConfig, TrainConfig
 
 __all__ = ["AnswersConfig", "BundleConfig", "DemoPairConfig", "ModelSize", "RunConfig", "TextConfig", "smoke_config"]
 
@@ -47,9 +47,17 @@ class RunConfig:
     warmup_steps: int = 100
     save_steps: int = 200
     logging_steps: int = 50
+    loss: LossConfig = field(default_factory=LossConfig)
+    features: FeatureConfig | None = None
 
     def train_config(
-        self, output: Path, documents: Path, *, draft: str | None = None, new_model: str | None = None
+        self,
+        output: Path,
+        documents: Path,
+        *,
+        draft: str | None = None,
+        new_model: str | None = None,
+        target: str | None = None,
     ) -> TrainConfig:
         """The run, on these documents, from `draft` or from random weights of `new_model`."""
         trainer: dict[str, Any] = {
@@ -76,10 +84,15 @@ class RunConfig:
             trainer=trainer,
             draft=draft,
             new_model=new_model,
+            target=target,
+            loss=self.loss,
+            features=self.features,
         )
 
 
 MASK_TOKEN_ID = 3  # the last of demo/text's SPECIAL_TOKENS
+PARD2_LOSS = LossConfig(ce=0.1, kl=1.0, weights="cat")
+FEATURES = FeatureConfig(layers=(-1, -3, -5))  # of a target of six layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +137,12 @@ class DemoPairConfig:
     draft: RunConfig = field(
         default_factory=lambda: RunConfig(num_steps=1000, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
     )
+    # PARD-2, with the steps and the text of the draft.
+    draft_pard2: RunConfig = field(
+        default_factory=lambda: RunConfig(
+            num_steps=1000, learning_rate=2e-3, seed=8, num_depths=8, batch_size=2, loss=PARD2_LOSS, features=FEATURES
+        )
+    )
     evaluation: BundleConfig = field(default_factory=BundleConfig)
 
 
@@ -147,5 +166,6 @@ def smoke_config() -> DemoPairConfig:
         draft_text=RunConfig(**few, seed=4, num_depths=8),
         answers=AnswersConfig(num_questions=128, max_new_tokens=24, batch_size=128),
         draft=RunConfig(**few, seed=6, num_depths=8),
+        draft_pard2=RunConfig(**few, seed=8, num_depths=8, loss=PARD2_LOSS, features=FeatureConfig(layers=(-1, -2))),
         evaluation=BundleConfig(num_prompts=4, max_new_tokens=24),
     )

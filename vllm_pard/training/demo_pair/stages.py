@@ -19,16 +19,16 @@ from vllm_pard.training.demo_pair import bundle
 from vllm_pard.training.demo_pair.answers import answer_records
 from vllm_pard.training.demo_pair.recipe import DemoPairConfig, RunConfig, TextConfig
 from vllm_pard.training.demo_pair.text import chat_records, digest, make_tokenizer, write_model_config, write_records
-from vllm_pard.training.receipt import environment, write_json
+from vllm_pard.training.models.starting_points import load_model
+from vllm_pard.training.options.train_config import TrainConfig
+from vllm_pard.training.output.receipt import environment, write_json
+from vllm_pard.training.output.run_folder import RUN
 from vllm_pard.training.run import train
-from vllm_pard.training.run_folder import RUN
-from vllm_pard.training.starting_points import load_model
-from vllm_pard.training.train_config import TrainConfig
 
 __all__ = ["COMMAND", "STAGES", "DemoPairError", "make_demo_pair"]
 
 COMMAND = "python -m vllm_pard.training.demo_pair"
-STAGES = ("text", "target", "draft_ar", "draft_text", "answers", "draft", "evaluation")
+STAGES = ("text", "target", "draft_ar", "draft_text", "answers", "draft", "draft_pard2", "evaluation")
 RECEIPT, DOCUMENTS, ANSWERS = "receipt.json", "documents.jsonl", "answers.jsonl"
 
 Report = Callable[[str], None]
@@ -67,13 +67,20 @@ def make_demo_pair(config: DemoPairConfig, root: Path, report: Report) -> Path:
     draft_text = stages.train("draft_text", config.draft_text, documents, draft=str(draft_ar))
 
     def answer(folder: Path) -> Result:
-        records = answer_records(config.answers, load_model(str(shipped / "target"), torch.float32), tokenizer, report)
+        model = load_model(str(shipped / "target"), torch.float32)
+        if torch.cuda.is_available():
+            model = model.cuda()
+        records = answer_records(config.answers, model, tokenizer, report)
         write_records(folder / ANSWERS, records)
         return {"num_questions": len(records), "num_ended": sum(each["finish_reason"] == "stop" for each in records)}
 
     stages.run("answers", asdict(config.answers), answer)
-    draft = stages.train("draft", config.draft, root / "answers" / ANSWERS, draft=str(draft_text))
-    bundle.export(draft, shipped / "draft", num_depths=config.draft.num_depths)
+    answers = root / "answers" / ANSWERS
+    draft = stages.train("draft", config.draft, answers, draft=str(draft_text))
+    bundle.export(draft, shipped / "draft", is_pard=True)
+    reads_target = {"draft": str(draft_text), "target": str(shipped / "target")}
+    draft_pard2 = stages.train("draft_pard2", config.draft_pard2, answers, **reads_target)
+    bundle.export(draft_pard2, shipped / "draft_pard2", is_pard=True)
     evaluation = config.evaluation
     stages.run("evaluation", asdict(evaluation), lambda folder: bundle.evaluate(evaluation, shipped, tokenizer))
     bundle.write_receipts([bundle.shipped_receipt(root, name, COMMAND) for name in STAGES], shipped)

@@ -1,0 +1,1 @@
+"""Acceptance on held-out answers: teacher-forced, and by true decoding."""

@@ -1,0 +1,1 @@
+"""Transformers' Trainer, and what a run tells and watches while it goes."""

@@ -1,0 +1,1 @@
+"""What a run leaves: its folder, the draft, its card and receipt, and the upload."""
