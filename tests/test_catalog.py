@@ -7,10 +7,12 @@ import pytest
 import vllm_pard.demo
 from vllm_pard.catalog import CATALOG, CatalogError, choose_draft, find_draft, known_pairs
 from vllm_pard.checkpoint import CheckpointError
+from vllm_pard.pard2 import PUBLIC_DRAFTS
 
 LLAMA = "amd/PARD-Llama-3.2-1B"
 QWEN2 = "amd/PARD-Qwen2.5-0.5B"
 QWEN3 = "amd/PARD-Qwen3-0.6B"
+LLAMA_PARD2, QWEN3_8B, QWEN3_14B = "amd/PARD2-Llama-3.1-8B", "amd/PARD2-Qwen3-8B", "amd/PARD2-Qwen3-14B"
 R1_QWEN = "amd/PARD-DeepSeek-R1-Distill-Qwen-1.5B"
 
 
@@ -22,8 +24,16 @@ def qwen2(vocab_size: int = 152064, **extra: object) -> dict[str, Any]:
     return config("qwen2", "Qwen2ForCausalLM", vocab_size, **extra)
 
 
-def llama(vocab_size: int = 128256) -> dict[str, Any]:
-    return config("llama", "LlamaForCausalLM", vocab_size)
+def llama(vocab_size: int = 128256, **extra: object) -> dict[str, Any]:
+    return config("llama", "LlamaForCausalLM", vocab_size, **extra)
+
+
+def qwen3(num_layers: int, hidden_size: int, **extra: object) -> dict[str, Any]:
+    shapes = {"num_hidden_layers": num_layers, "hidden_size": hidden_size}
+    return config("qwen3", "Qwen3ForCausalLM", 151936, **shapes, **extra)
+
+
+LLAMA_8B = llama(num_hidden_layers=32, hidden_size=4096)
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +61,36 @@ def demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ],
 )
 def test_known_target(model: str, target_config: dict[str, Any], draft: str) -> None:
+    assert find_draft(model, target_config).draft == draft
+
+
+@pytest.mark.parametrize(
+    ("model", "target_config", "draft"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", LLAMA_8B, LLAMA_PARD2),
+        ("unsloth/Llama-3.1-8B-Instruct", LLAMA_8B, LLAMA_PARD2),
+        ("Qwen/Qwen3-8B", qwen3(36, 4096), QWEN3_8B),
+        ("Qwen/Qwen3-14B", qwen3(40, 5120), QWEN3_14B),
+        ("/models/Qwen3-14B/", qwen3(40, 5120), QWEN3_14B),
+        ("/cache/models--Qwen--Qwen3-8B/snapshots/0f1e", qwen3(36, 4096), QWEN3_8B),
+        ("/models/t", qwen3(36, 4096, _name_or_path="Qwen/Qwen3-8B"), QWEN3_8B),
+        # the shapes, and not the name
+        ("meta-llama/Llama-3.1-8B", LLAMA_8B, LLAMA),
+        ("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", LLAMA_8B, LLAMA),
+        ("Qwen/Qwen3-8B-Base", qwen3(36, 4096), QWEN3),
+        ("Qwen/Qwen3-8B-AWQ", qwen3(36, 4096), QWEN3),
+        ("/models/t", qwen3(36, 4096), QWEN3),
+        # the name, and not the shapes
+        ("/models/Qwen3-8B", qwen3(28, 4096), QWEN3),
+        ("/models/Qwen3-8B", qwen3(36, 2560), QWEN3),
+        ("/models/Qwen3-14B", qwen3(36, 4096), QWEN3),
+        ("/models/Llama-3.1-8B-Instruct", qwen3(32, 4096), QWEN3),
+        # neither
+        ("Qwen/Qwen3-4B", qwen3(36, 2560), QWEN3),
+        ("Qwen/Qwen3-32B", qwen3(64, 5120), QWEN3),
+    ],
+)
+def test_a_pard2_draft_is_for_its_very_target(model: str, target_config: dict[str, Any], draft: str) -> None:
     assert find_draft(model, target_config).draft == draft
 
 
@@ -87,11 +127,21 @@ def test_every_entry_is_the_draft_of_its_own_family() -> None:
         for model_type in entry.model_types:
             for vocab_size in entry.vocab_sizes:
                 target_config = config(model_type, "XForCausalLM", vocab_size)
-                assert find_draft(f"org/{entry.name_pattern}-7B", target_config) is entry
+                name = f"{entry.name_pattern}-7B"
+                if entry.single is not None:
+                    name, shapes = entry.single.name, (entry.single.num_layers, entry.single.hidden_size)
+                    target_config |= dict(zip(("num_hidden_layers", "hidden_size"), shapes, strict=True))
+                assert find_draft(f"org/{name}", target_config) is entry
+
+
+def test_the_catalog_and_the_drafts_name_the_same_targets() -> None:
+    named = {entry.draft.removeprefix("amd/"): entry.single.name for entry in CATALOG if entry.single is not None}
+    assert named == PUBLIC_DRAFTS
 
 
 def test_known_pairs_end_with_the_demo(tmp_path: Path) -> None:
-    assert [entry.draft for entry in known_pairs()] == [LLAMA, R1_QWEN, QWEN2, QWEN3, str(tmp_path / "draft")]
+    drafts = [LLAMA_PARD2, QWEN3_8B, QWEN3_14B, LLAMA, R1_QWEN, QWEN2, QWEN3]
+    assert [entry.draft for entry in known_pairs()] == [*drafts, str(tmp_path / "draft")]
 
 
 def test_an_installation_without_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +183,16 @@ def test_choose_draft_takes_the_trained_length(demo_draft: Path) -> None:
     config_path.write_text(json.dumps(trained))
     assert choose_draft("demo", DEMO_TARGET)[1] == 12
     assert choose_draft("demo", DEMO_TARGET, num_speculative_tokens=5)[1] == 5
+
+
+def test_a_pard2_draft_without_a_record_drafts_15(demo_draft: Path) -> None:
+    config_path = demo_draft / "config.json"
+    pard2 = json.loads(config_path.read_text()) | {"spd_type": "pard2", "pard2_target_dim": 64}
+    config_path.write_text(json.dumps(pard2))
+    for given in (None, str(demo_draft)):
+        assert choose_draft("demo", DEMO_TARGET, draft=given)[1] == 15
+    config_path.write_text(json.dumps(pard2 | {"num_speculative_tokens_trained": 12}))
+    assert choose_draft("demo", DEMO_TARGET)[1] == 12
 
 
 def test_the_catalogs_mask_token_fills_in_for_a_silent_config(

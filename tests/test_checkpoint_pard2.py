@@ -217,7 +217,7 @@ def test_what_is_asked_for() -> None:
     assert choose_mode("d", FEATURES, "Qwen/Qwen3-8B", TARGET, wanted="independent") == ("independent", "asked for")
     assert choose_mode("d", FEATURES, "Qwen/Qwen3-8B", TARGET, wanted="dependent").mode == "dependent"
     mode: Any = "fast"
-    with pytest.raises(CheckpointError, match="must be 'dependent' or 'independent'; got 'fast'"):
+    with pytest.raises(CheckpointError, match="must be one of auto, dependent, independent; got 'fast'"):
         choose_mode("d", FEATURES, "Qwen/Qwen3-8B", TARGET, wanted=mode)
 
 

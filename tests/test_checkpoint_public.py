@@ -49,7 +49,7 @@ def check_answers(draft: PublicDraft, draft_folder: Path, target_folder: Path) -
     """In fp32, so that nothing but a draft that changes answers can change answers."""
     config, target_config = load_config(str(draft_folder)), load_config(str(target_folder))
     checkpoint = read_checkpoint(str(draft_folder), config)
-    target_proj, _ = target_proj_for(checkpoint, config["hidden_size"], draft.target, target_config)
+    target_proj, _ = target_proj_for(checkpoint, draft.target, target_config)
     assert (target_proj is not None) == draft.is_pard2
     generations = generate(
         target := load_model(str(target_folder), "float32", "cpu"),

@@ -1,6 +1,7 @@
 """warp_model.bin and its safetensors twin."""
 
 import errno
+import json
 import os
 import pickle
 from pathlib import Path
@@ -12,13 +13,15 @@ from safetensors.torch import save_file
 
 from vllm_pard.checkpoint import CheckpointError, Loading, PardCheckpoint
 from vllm_pard.files import OutputError
-from vllm_pard.pard2 import FeatureConfig
+from vllm_pard.pard2 import FeatureConfig, WantedMode
 from vllm_pard.target_proj import (
     BIAS,
     SAFETENSORS_FILE,
     TORCH_FILE,
     WEIGHT,
     TargetProj,
+    TargetProjMissing,
+    check_mode,
     read_target_proj,
     target_proj_for,
     write_target_proj,
@@ -218,28 +221,58 @@ def test_pickles_that_are_no_weights(tmp_path: Path) -> None:
 
 def test_what_a_target_gets(tmp_path: Path) -> None:
     folder = str(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"hidden_size": HIDDEN_SIZE}))
     draft = PardCheckpoint(path=folder, vocab_size=9, mask_token_id=8, num_speculative_tokens=None, features=features())
     fitting, other = ({"hidden_size": size, "num_hidden_layers": 7} for size in (6, 8))
     missing = f"dependent mode needs {SAFETENSORS_FILE}"
-    target_proj, reason = target_proj_for(draft, HIDDEN_SIZE, "target", fitting)
+    target_proj, reason = target_proj_for(draft, "target", fitting)
     assert target_proj is None
     assert reason.startswith(missing)
     with pytest.raises(CheckpointError, match=missing):
-        target_proj_for(draft, HIDDEN_SIZE, "target", fitting, wanted="dependent")
+        target_proj_for(draft, "target", fitting, wanted="dependent")
 
     write_target_proj(tmp_path, weight())
-    target_proj, reason = target_proj_for(draft, HIDDEN_SIZE, "target", fitting)
+    target_proj, reason = target_proj_for(draft, "target", fitting)
     assert target_proj is not None
     assert torch.equal(target_proj.weight, weight())
     assert "takes features of a target of this shape" in reason
-    assert target_proj_for(draft, HIDDEN_SIZE, "target", fitting, wanted="independent") == (None, "asked for")
-    target_proj, reason = target_proj_for(draft, HIDDEN_SIZE, "target", other)
+    assert target_proj_for(draft, "target", fitting, wanted="independent") == (None, "asked for")
+    target_proj, reason = target_proj_for(draft, "target", other)
     assert target_proj is None
     assert "hidden size 6, and 'target' has 8" in reason
 
     write_target_proj(tmp_path, weight().T)  # a damaged file is no missing one
     with pytest.raises(CheckpointError, match=r"it is \[12, 4\]"):
-        target_proj_for(draft, HIDDEN_SIZE, "target", fitting)
+        target_proj_for(draft, "target", fitting)
+
+
+def test_what_is_known_before_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.utils.cached_file", lambda *_, **__: pytest.fail("the hub was asked"))
+    target = {"hidden_size": 6, "num_hidden_layers": 7}
+
+    def check(path: str, wanted: WantedMode, target_config: dict[str, int] = target) -> None:
+        draft = PardCheckpoint(
+            path=path, vocab_size=9, mask_token_id=8, num_speculative_tokens=None, features=features()
+        )
+        check_mode(draft, "target", target_config, wanted)
+
+    check("org/draft", "dependent")  # its files are the engine's to look for
+    with pytest.raises(CheckpointError, match="dependent mode is not possible: the draft 'org/draft' takes features"):
+        check("org/draft", "dependent", target | {"hidden_size": 8})
+    with pytest.raises(TargetProjMissing, match="there is neither; independent mode needs none"):
+        check(str(tmp_path), "dependent")
+    check(str(tmp_path), "auto")
+    write_target_proj(tmp_path, weight())
+    check(str(tmp_path), "dependent")
+
+
+def test_a_draft_that_does_not_say_its_size(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    draft = PardCheckpoint(
+        path=str(tmp_path), vocab_size=9, mask_token_id=8, num_speculative_tokens=None, features=features()
+    )
+    with pytest.raises(CheckpointError, match=r"needs a hidden_size in its config.json; there is none"):
+        target_proj_for(draft, "target", {"hidden_size": 6, "num_hidden_layers": 7})
 
 
 class Program:

@@ -7,12 +7,14 @@ from typing import Any
 
 from vllm_pard.checkpoint import DEFAULT_LOADING, Loading, PardCheckpoint, load_config, own_draft_vocab, read_checkpoint
 from vllm_pard.errors import PardError
+from vllm_pard.pard2 import is_named
 
 DEMO = "demo"  # what commands call the bundled target
 # A demo target's config.json carries this key, so that a renamed or copied folder is still known.
 DEMO_MARKER = "vllm_pard_demo"
-# Every public PARD-1 draft was trained with 8 depths.
-PARD_NUM_SPECULATIVE_TOKENS = 8
+# K of drafts whose config names none: public PARD drafts were trained with 8 depths, PARD-2's are evaluated with 15 by
+# https://github.com/AMD-AGI/PARD.
+NUM_SPECULATIVE_TOKENS: dict[str, int] = {"pard": 8, "pard2": 15}
 
 
 class CatalogError(PardError):
@@ -20,16 +22,30 @@ class CatalogError(PardError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SingleTarget:
+    """One model of a family, which has a draft of its own."""
+
+    name: str  # the last part of its repository's
+    num_layers: int
+    hidden_size: int
+
+    def fits(self, model: str, config: Mapping[str, Any]) -> bool:
+        """Whether this is the very model: its base model and its fine-tunes have its shapes too."""
+        shapes = config.get("num_hidden_layers"), config.get("hidden_size")
+        return shapes == (self.num_layers, self.hidden_size) and is_named(self.name, model, config)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """A target family and the draft that serves it."""
+    """A target family, or one model of it, and the draft that serves it."""
 
     family: str
     draft: str  # a Hugging Face name or a folder
     mask_token_id: int | None  # for a draft whose config names none; None: its config always does
-    num_speculative_tokens: int = PARD_NUM_SPECULATIVE_TOKENS
     model_types: tuple[str, ...] = ()  # empty: known by a marker alone
     vocab_sizes: tuple[int, ...] = ()
     name_pattern: str = ""  # set for a narrow family inside a wider one, which only a name can tell apart
+    single: SingleTarget | None = None  # of a PARD-2 draft, which was trained with the features of one model
 
     def fits(self, config: Mapping[str, Any]) -> bool:
         """Whether architecture and vocabulary are this family's."""
@@ -40,10 +56,46 @@ class CatalogEntry:
             and config.get("vocab_size") in self.vocab_sizes
         )
 
+    def serves(self, model: str, config: Mapping[str, Any]) -> bool:
+        """Whether the draft is for the target `model`, by its name too where that counts."""
+        names = f"{model} {config.get('_name_or_path', '')}"
+        return (
+            self.fits(config)
+            and re.search(self.name_pattern, names, re.IGNORECASE) is not None
+            and (self.single is None or self.single.fits(model, config))
+        )
 
-# PARD-2 drafts are not listed: their target-dependent mode is not served yet, and a target-independent PARD-2 draft
-# was trained for a single target.
+    @property
+    def is_narrow(self) -> bool:
+        """Whether a wider entry serves all of its targets too."""
+        return bool(self.name_pattern) or self.single is not None
+
+
 CATALOG = (
+    CatalogEntry(
+        family="Llama-3.1-8B-Instruct",
+        draft="amd/PARD2-Llama-3.1-8B",
+        mask_token_id=128020,
+        model_types=("llama",),
+        vocab_sizes=(128256,),
+        single=SingleTarget(name="Llama-3.1-8B-Instruct", num_layers=32, hidden_size=4096),
+    ),
+    CatalogEntry(
+        family="Qwen3-8B",
+        draft="amd/PARD2-Qwen3-8B",
+        mask_token_id=151670,
+        model_types=("qwen3",),
+        vocab_sizes=(151936,),
+        single=SingleTarget(name="Qwen3-8B", num_layers=36, hidden_size=4096),
+    ),
+    CatalogEntry(
+        family="Qwen3-14B",
+        draft="amd/PARD2-Qwen3-14B",
+        mask_token_id=151670,
+        model_types=("qwen3",),
+        vocab_sizes=(151936,),
+        single=SingleTarget(name="Qwen3-14B", num_layers=40, hidden_size=5120),
+    ),
     CatalogEntry(
         family="Llama 3, 3.1, 3.2, 3.3",
         draft="amd/PARD-Llama-3.2-1B",
@@ -80,11 +132,9 @@ def find_draft(model: str, config: Mapping[str, Any]) -> CatalogEntry:
     """The entry for the target `model` with this Hugging Face config."""
     if config.get(DEMO_MARKER) is True:
         return demo_entry()
-    names = f"{model} {config.get('_name_or_path', '')}"
-    fitting = [entry for entry in CATALOG if entry.fits(config)]
-    for entry in sorted(fitting, key=lambda entry: not entry.name_pattern):
-        if re.search(entry.name_pattern, names, re.IGNORECASE):
-            return entry
+    fitting = [entry for entry in CATALOG if entry.serves(model, config)]
+    if fitting:
+        return min(fitting, key=lambda entry: not entry.is_narrow)
     pairs = "; ".join(f"{entry.family} -> {entry.draft}" for entry in known_pairs())
     raise CatalogError(
         f"no PARD draft is known for {model!r} (model_type {config.get('model_type')!r}, "
@@ -105,7 +155,7 @@ def choose_draft(
     num_speculative_tokens: int | None = None,
     mask_token_id: int | None = None,
 ) -> tuple[PardCheckpoint, int]:
-    """The checked draft for a target, and K: what is given beats the checkpoint, which beats the catalog."""
+    """The checked draft for a target, and K: what is given beats the checkpoint, which beats what is usual."""
     entry = find_draft(target, target_config) if draft is None else None
     model = entry.draft if entry else str(draft)
     config = load_config(model, loading)
@@ -113,8 +163,8 @@ def choose_draft(
         mask_token_id = entry.mask_token_id
     checkpoint = read_checkpoint(model, config, mask_token_id=mask_token_id)
     checkpoint = replace(checkpoint, draft_vocab=own_draft_vocab(model, config, loading))
-    trained = checkpoint.num_speculative_tokens or (entry and entry.num_speculative_tokens)
-    return checkpoint, num_speculative_tokens or trained or PARD_NUM_SPECULATIVE_TOKENS
+    trained = checkpoint.num_speculative_tokens or NUM_SPECULATIVE_TOKENS[checkpoint.format]
+    return checkpoint, num_speculative_tokens or trained
 
 
 def known_pairs() -> list[CatalogEntry]:

@@ -14,11 +14,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from vllm_pard.config_values import CheckpointError, is_finite, is_int, positive_int
 
 Mode = Literal["dependent", "independent"]
+WantedMode = Literal["auto", "dependent", "independent"]
 
 # What files of older trainers leave out: https://github.com/AMD-AGI/PARD, prepare_pard2_infer_config.
 LEGACY_SCALE, LEGACY_DIM = 0.02, 4096
@@ -116,7 +117,7 @@ def choose_mode(
     target: str,
     target_config: Mapping[str, Any],
     *,
-    wanted: Mode | None = None,
+    wanted: WantedMode = "auto",
 ) -> ModeChoice:
     """The mode in which to run the draft with these features for the target of this name and Hugging Face config.
 
@@ -124,8 +125,8 @@ def choose_mode(
     the draft, features of another target of the same shapes mean nothing. Raises CheckpointError where dependent is
     wanted and the shapes do not fit.
     """
-    if wanted not in ("dependent", "independent", None):
-        raise CheckpointError(f"the mode of a PARD-2 draft must be 'dependent' or 'independent'; got {wanted!r}")
+    if wanted not in get_args(WantedMode):
+        raise CheckpointError(f"the mode of a draft must be one of {', '.join(get_args(WantedMode))}; got {wanted!r}")
     if wanted == "independent":
         return ModeChoice("independent", "asked for")
     misfit = features_misfit(draft, features, target, target_config)
@@ -134,10 +135,16 @@ def choose_mode(
     if misfit is not None:
         return ModeChoice("independent", misfit)
     trained = features and features.target
-    if trained and _last_part(trained) not in _names(target, target_config):
+    if trained and not is_named(trained, target, target_config):
         other = f"the draft {draft!r} takes features of {trained!r}, and the target is {target!r}"
-        return ModeChoice("dependent", f"asked for; {other}") if wanted else ModeChoice("independent", other)
+        is_asked = wanted == "dependent"
+        return ModeChoice("dependent", f"asked for; {other}") if is_asked else ModeChoice("independent", other)
     return ModeChoice("dependent", f"the draft {draft!r} takes features of {trained or 'a target of this shape'}")
+
+
+def is_named(name: str, target: str, target_config: Mapping[str, Any]) -> bool:
+    """Whether the target is called `name`, by whomever it is published."""
+    return _last_part(name) in _names(target, target_config)
 
 
 def features_misfit(

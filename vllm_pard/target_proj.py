@@ -13,10 +13,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vllm_pard.checkpoint import DEFAULT_LOADING, CheckpointError, Loading, PardCheckpoint, check_exists
+from vllm_pard.checkpoint import (
+    DEFAULT_LOADING,
+    CheckpointError,
+    Loading,
+    PardCheckpoint,
+    check_exists,
+    is_local,
+    load_config,
+)
+from vllm_pard.config_values import positive_int
 from vllm_pard.errors import first_sentence
 from vllm_pard.files import OutputError
-from vllm_pard.pard2 import FeatureConfig, Mode, choose_mode
+from vllm_pard.pard2 import FeatureConfig, WantedMode, choose_mode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,27 +48,38 @@ class TargetProj(NamedTuple):
 
 def target_proj_for(
     draft: PardCheckpoint,
-    hidden_size: int,
     target: str,
     target_config: Mapping[str, Any],
     *,
-    wanted: Mode | None = None,
+    wanted: WantedMode = "auto",
     loading: Loading = DEFAULT_LOADING,
 ) -> tuple[TargetProj | None, str]:
     """What `draft` needs for dependent mode with this target, or None for independent mode; and why.
 
-    As `choose_mode`; where there is no file to read, independent unless dependent is `wanted`. `hidden_size` is the
-    draft's. Raises CheckpointError if what is wanted is not possible, or a file is damaged.
+    As `choose_mode`; where there is no file to read, independent unless dependent is `wanted`. Raises CheckpointError
+    if what is wanted is not possible, or a file is damaged.
     """
     mode, reason = choose_mode(draft.path, draft.features, target, target_config, wanted=wanted)
     if mode == "independent" or draft.features is None:
         return None, reason
     try:
-        return read_target_proj(draft.path, draft.features, hidden_size, loading), reason
+        return read_target_proj(draft.path, draft.features, _hidden_size(draft.path, loading), loading), reason
     except TargetProjMissing as error:
         if wanted == "dependent":
             raise
         return None, str(error)
+
+
+def check_mode(draft: PardCheckpoint, target: str, target_config: Mapping[str, Any], wanted: WantedMode) -> None:
+    """Raise CheckpointError where dependent is wanted and can't be had, as far as that is known before torch is loaded.
+
+    Of a draft on the hub, files are not looked for.
+    """
+    if wanted != "dependent":
+        return
+    choose_mode(draft.path, draft.features, target, target_config, wanted=wanted)
+    if is_local(draft.path):
+        find_target_proj(draft.path)
 
 
 def read_target_proj(
@@ -70,7 +90,7 @@ def read_target_proj(
     `hidden_size` is the draft's. Raises CheckpointError if there is no such file, or if it holds anything but floating
     point weights of these shapes; nothing in it is ever run.
     """
-    path = _find(model, loading)
+    path = find_target_proj(model, loading)
     tensors = _load(path)
     shapes = {WEIGHT: (hidden_size, features.target_dim)} | ({BIAS: (hidden_size,)} if features.has_bias else {})
     if tensors.keys() != shapes.keys():
@@ -112,19 +132,33 @@ def write_target_proj(folder: Path, weight: "Tensor", bias: "Tensor | None" = No
         raise OutputError(f"can't write target_proj into {str(folder)!r}: {error.strerror}") from error
 
 
-def _find(model: str, loading: Loading) -> str:
+def find_target_proj(model: str, loading: Loading = DEFAULT_LOADING) -> str:
+    """The file to read. Raises TargetProjMissing if there is none; of a folder this is known without Transformers."""
     check_exists(model)
-    from transformers.utils import cached_file
+    reason = ""
+    if is_local(model):
+        for path in (Path(model, name) for name in (SAFETENSORS_FILE, TORCH_FILE)):
+            if path.is_file():
+                return str(path)
+    else:
+        from transformers.utils import cached_file
 
-    for name in (SAFETENSORS_FILE, TORCH_FILE):
-        try:
-            return str(cached_file(model, name, revision=loading.revision, token=loading.token))
-        except OSError as error:
-            reason = first_sentence(error)
+        for name in (SAFETENSORS_FILE, TORCH_FILE):
+            try:
+                return str(cached_file(model, name, revision=loading.revision, token=loading.token))
+            except OSError as error:
+                reason = f" ({first_sentence(error)})"
     raise TargetProjMissing(
-        f"dependent mode needs {SAFETENSORS_FILE} or {TORCH_FILE} of the PARD-2 draft {model!r}, and there is neither "
-        f"({reason}); independent mode needs none"
+        f"dependent mode needs {SAFETENSORS_FILE} or {TORCH_FILE} of the PARD-2 draft {model!r}, and there is neither"
+        f"{reason}; independent mode needs none"
     )
+
+
+def _hidden_size(model: str, loading: Loading) -> int:
+    size = positive_int(model, load_config(model, loading), "hidden_size")
+    if size is None:
+        raise CheckpointError(f"the PARD-2 draft {model!r} needs a hidden_size in its config.json; there is none")
+    return size
 
 
 def _load(path: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ The folder name of the draft, or else of the target, says how it behaves; FAKE_B
 
 "fine"              counts up from the last prompt token
 "speculates"        the same, and its metrics say that it drafts 4 tokens a step, of which 2 are accepted
+"reads-its-target"  the same, and its log says that a PARD-2 draft does so
 "wrong"             the same, but its third token is the runner-up, 2 nats behind
 "near-tie"          the same, but its first token is the runner-up, which is as likely
 "batch-dependent"   as "near-tie", but only where it is not asked for log-probabilities
@@ -114,6 +115,8 @@ def metrics() -> str:
 
 def main() -> None:
     print("a line of the log", flush=True)
+    if BEHAVIOUR == "reads-its-target":
+        print("INFO PARD: draft d, K=8, PARD-2, dependent: reads layers -1, -8 of the target; vLLM 0.0", flush=True)
     if BEHAVIOUR == "out-of-memory":
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB", flush=True)
         sys.exit(1)

@@ -1,6 +1,7 @@
 """`vllm-pard bench` from the command line to the files, on servers that are not vLLM's."""
 
 import json
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,41 @@ def test_measures_prints_and_writes(run: Run, tmp_path: Path) -> None:
     }
     assert conditions["target"] == "demo/target"
     assert str(demo_path("target").parent) not in path.read_text()  # results are read on other machines
+
+
+def test_a_method_with_a_draft_of_its_own(run: Run, tmp_path: Path) -> None:
+    """So that several drafts are compared in one run; K left out is that draft's own."""
+    path, other = tmp_path / "result.json", tmp_path / "a" / "draft"
+    shutil.copytree(demo_path("draft"), other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"num_speculative_tokens_trained": 5}))
+    methods = f"none,draft_model:2,draft_model={other}:2,pard,pard={other},pard={other}:3"
+    assert run("bench", *QUICK, "--json", path, "--methods", methods).exit_code == 0
+    told = json.loads(path.read_text())["conditions"]["methods"]
+    assert {label: (method.get("model"), method.get("num_speculative_tokens")) for label, method in told.items()} == {
+        "none": (None, None),
+        "draft_model:2": ("demo/draft_ar", 2),
+        "draft_model=a/draft:2": ("a/draft", 2),
+        "pard": ("demo/draft", 8),
+        "pard=a/draft": ("a/draft", 5),
+        "pard=a/draft:3": ("a/draft", 3),
+    }
+
+
+def test_the_mode_in_which_a_draft_ran_is_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the server's log says, which may be another than was asked for."""
+    path = tmp_path / "result.json"
+
+    def kept(*arguments: str) -> dict[str, str | None]:
+        assert run("bench", *QUICK, "--json", path, *arguments).exit_code == 0
+        methods = json.loads(path.read_text())["conditions"]["methods"]
+        return {label: method.get("mode") for label, method in methods.items()}
+
+    assert kept() == {"none": None, "pard": None}
+    asked = kept("--methods", "none,pard,pard+independent", "--mode", "independent")
+    assert asked == {"none": None, "pard": "independent", "pard+independent": "independent"}
+    behave(monkeypatch, draft="reads-its-target")
+    assert kept() == {"none": None, "pard": "dependent"}
 
 
 def test_one_that_fails_is_told_and_the_others_are_measured(
@@ -182,11 +218,20 @@ def test_list(run: Run) -> None:
         (["--methods", "pad"], "unknown method 'pad'; did you mean 'pard'? Known ones: none, draft_model"),
         (["--methods", "none,none"], "method 'none' is named twice"),
         (["--methods", "pard:0"], "K after the colon must be 1 or more; got 'pard:0'"),
+        (
+            ["--methods", "none,ngram=a"],
+            "METHOD=MODEL gives a draft or head to one of draft_model, draft_model+paralle",
+        ),
+        (["--methods", "pard="], "METHOD=MODEL gives a draft or head to one of"),
+        (["--methods", "none,pard=no/such/draft"], "no/such/draft"),
+        (["--methods", "none,draft_model=/no/such/draft"], "there is no model folder '/no/such/draft'"),
         (["--methods", "none:4"], "method 'none' drafts nothing, so it has no K"),
         (["--methods", "none,eagle3"], "method 'eagle3' needs a head trained for the target; name one with"),
         (["--engine", "reference", "--methods", "ngram"], "unknown method 'ngram'. Known ones: ar, ar+, vsd, pard"),
         (["--prompts", "gsm9k"], "did you mean 'gsm8k'?"),
         (["--prompts", "random"], "random tokens are refused as prompts"),
+        (["--mode", "dependent"], "dependent mode is not possible: the draft '"),
+        (["--mode", "dependent", "--engine", "reference"], "dependent mode is not possible: the draft '"),
         (["--concurrency", "1,x"], "--concurrency must be numbers from 1 on, such as 1,4,16; got '1,x'"),
         (["--concurrency", "0"], "--concurrency must be numbers from 1 on"),
         (["--verify", "--methods", "pard"], "--verify compares greedy outputs with plain decoding's: put 'none'"),

@@ -39,22 +39,39 @@ def pard2_draft(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.usefixtures("not_compiled")
+def test_trees_are_verified_in_one_forward_too(tiny_pair: tuple[Path, Path], requests: list[Request]) -> None:
+    models = Models(target=str(tiny_pair[0]), draft=str(tiny_pair[1]))
+    found = {}
+    for name in ("ar+", "pard", "pard+tree"):
+        k = 0 if name == "ar+" else 4
+        contender = Contender(name=name, label=name, method=REFERENCE_METHODS[name], num_speculative_tokens=k)
+        engine = ReferenceRunner(contender, models, "float32", 64, None)
+        outputs = [output.token_ids for output in engine.outputs(requests, SAMPLING, 4, with_likeliest=False)]
+        found[name] = outputs, engine.measure(requests, SAMPLING, 4).stats
+    assert found["pard+tree"][0] == found["pard"][0] == found["ar+"][0]
+    assert found["pard+tree"][1].mean_acceptance_length > found["pard"][1].mean_acceptance_length
+
+
+@pytest.mark.usefixtures("not_compiled")
 def test_pard2_is_dependent_on_its_own_target(
     tiny_pair: tuple[Path, Path], pard2_draft: Path, requests: list[Request], tmp_path: Path
 ) -> None:
-    """And independent for any other, which is PARD with the same weights."""
+    """And independent for any other, and where that is asked for: then it is PARD with the same weights."""
     (tmp_path / "other").symlink_to(tiny_pair[0])
-    contender = Contender(name="pard", label="pard", method=REFERENCE_METHODS["pard"], num_speculative_tokens=4)
+    modes: list[str | None] = []
 
-    def measured(target: Path, draft: Path) -> tuple[AcceptanceStats, list[list[int]]]:
+    def measured(target: Path, draft: Path, name: str = "pard") -> tuple[AcceptanceStats, list[list[int]]]:
+        contender = Contender(name=name, label=name, method=REFERENCE_METHODS[name], num_speculative_tokens=4)
         found = ReferenceRunner(contender, Models(target=str(target), draft=str(draft)), "float32", 64, None)
+        modes.append(found.mode)
         outputs = found.outputs(requests, SAMPLING, 4, with_likeliest=False)
         return found.measure(requests, SAMPLING, 4).stats, [output.token_ids for output in outputs]
 
     pard, dependent, independent = (
         measured(*pair) for pair in (tiny_pair, (tiny_pair[0], pard2_draft), (tmp_path / "other", pard2_draft))
     )
-    assert independent == pard
+    assert independent == pard == measured(tiny_pair[0], pard2_draft, "pard+independent")
+    assert modes == [None, "dependent", "independent", "independent"]
     assert dependent[0] != pard[0]
     assert dependent[1] == pard[1]
     assert dependent[0].num_accepted_tokens > 0

@@ -24,6 +24,7 @@ class FakeEngine:
     """Notes what it is asked; fails when told to. Its outputs are others at one batch size, if told so."""
 
     parts_at = 0
+    mode = None
 
     def __init__(self, label: str, events: list[str], fail_at: str | None) -> None:
         self.label, self.events, self.fail_at = label, events, fail_at

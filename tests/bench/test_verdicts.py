@@ -10,8 +10,11 @@ from vllm_pard.verdict import NOISE
 
 
 def contender(label: str) -> Contender:
-    name, _, k = label.partition(":")
-    return Contender(name=name, method=METHODS[name], num_speculative_tokens=int(k or 0), label=label)
+    title, _, k = label.partition(":")
+    name, _, model = title.partition("=")
+    return Contender(
+        name=name, method=METHODS[name], num_speculative_tokens=int(k or 0), label=label, own_model=model or None
+    )
 
 
 def cell(label: str, concurrency: int, *speeds: float, shares: tuple[float, ...] = ()) -> Cell:
@@ -59,6 +62,9 @@ def test_another_k_of_the_same_method_helps() -> None:
     assert four.endswith("; K=2 gains more, 2.00x")
     _, other = sentences(plain, two, cell("ngram:4", 1, 150.0, shares=FOUR))
     assert "2.00x" not in other
+    _, of_other_draft = sentences(plain, two, cell("pard=a/draft:4", 1, 150.0, shares=FOUR))
+    assert of_other_draft.startswith("pard=a/draft pays at K=4")
+    assert "2.00x" not in of_other_draft
 
 
 def test_of_two_with_the_same_k_each_is_judged_by_its_own_speed() -> None:

@@ -18,7 +18,9 @@ def demo_model(monkeypatch: pytest.MonkeyPatch, fake_engine: None) -> Callable[[
     """Make the demo target one of the fake engine's models."""
 
     def use(model: str) -> None:
-        monkeypatch.setattr(vllm_pard.demo, "demo_path", lambda part: Path(model if part == "target" else "the-draft"))
+        monkeypatch.setattr(
+            vllm_pard.demo, "demo_path", lambda part: Path(model if part == "target" else f"the-{part}")
+        )
         monkeypatch.setattr(
             vllm_pard.demo,
             "prompts",
@@ -50,6 +52,16 @@ def test_shows_the_answers_and_the_difference(run: Run, demo_model: Callable[[st
     assert report["conditions"]["options"]["num_speculative_tokens"] == 8
     assert report["conditions"]["engine"]["device"] == "fake"
     assert len(report["plain"]["runs"]) == len(report["pard"]["runs"]) == 2
+
+
+def test_the_draft_that_reads_the_target(run: Run, demo_model: Callable[[str], None], tmp_path: Path) -> None:
+    demo_model("fine")
+    path = tmp_path / "result.json"
+    result = run("demo", "--draft", "pard2", "--prompts", 1, "--json", path)
+    assert result.exit_code == 0, result.output
+    assert "vLLM: PARD: draft the-draft_pard2, K=2" in result.stdout
+    assert "\nPARD-2\n" in result.stdout
+    assert json.loads(path.read_text())["conditions"]["options"]["draft"] == "pard2"
 
 
 def test_says_so_when_outputs_differ(run: Run, demo_model: Callable[[str], None], tmp_path: Path) -> None:

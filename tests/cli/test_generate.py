@@ -99,6 +99,8 @@ class TestWithFakeEngine:
             (["--speculative-config", "{bad"], "--speculative-config is not valid JSON"),
             (["--engine-args", "[1]"], "--engine-args must be a JSON object"),
             (["--draft", "d", "--speculative-config", '{"model": "e"}'], "'model' is given twice"),
+            (["--mode", "dependent", "--speculative-config", '{"mode": "auto"}'], "'mode' is given twice"),
+            (["--no-pard", "--mode", "independent"], "--no-pard drafts nothing"),
             (["--max-tokens", "9", "--prompts", "."], "can't read the prompt file '.'"),
             (["--resume"], "--resume goes on with a file"),
             (["--prompts", "missing.txt"], "can't read the prompt file 'missing.txt'"),
@@ -215,6 +217,17 @@ class TestWithReferenceEngine:
         assert records(as_chat)[0]["text"] == records(as_text)[0]["text"]
         assert records(as_chat)[0]["messages"] == [{"role": "user", "content": "Hello"}]
 
+    def test_trees(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
+        target, draft = tiny_pair
+        shared = ("generate", target, "--engine", "reference", "--max-tokens", 8, "--draft", draft, "--prompt", "Hello")
+        trees, chain = tmp_path / "trees", tmp_path / "chain"
+        assert run(*shared, "--speculative-config", '{"tree": {"nodes": 6}}', "--output", trees).exit_code == 0
+        assert run(*shared, "--output", chain).exit_code == 0
+        assert records(trees) == records(chain)
+        refused = run(*shared, "--speculative-config", '{"tree": "auto"}')
+        assert refused.exit_code != 0
+        assert '"tree": "auto" is chosen by what steps of vLLM cost' in refused.output
+
     def test_temperature(self, run: Run, tiny_pair: tuple[Path, Path], tmp_path: Path) -> None:
         target, draft = tiny_pair
         shared = ("generate", target, "--engine", "reference", "--max-tokens", 8, "--draft", draft)
@@ -254,7 +267,8 @@ class TestWithReferenceEngine:
         ("options", "mode", "reason"),
         [
             ((), "dependent", "takes features of org/target"),
-            (("--speculative-config", '{"mode": "target-independent"}'), "independent", "asked for"),
+            (("--mode", "independent"), "independent", "asked for"),
+            (("--speculative-config", '{"mode": "independent"}'), "independent", "asked for"),
         ],
     )
     def test_pard2_is_dependent_on_its_own_target(

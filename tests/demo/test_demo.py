@@ -74,7 +74,7 @@ def test_wrong_names_are_refused():
 
 def test_a_missing_model_says_how_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setattr("vllm_pard.demo._FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError, match="train it with `make demo-pair`"):
+    with pytest.raises(FileNotFoundError, match="train it with `make demo-pair ARGS=--install`"):
         demo_path("draft")
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from pard_kernels import DraftTree
 from transformers import LlamaForCausalLM
 
 from vllm_pard.metrics import AcceptanceStats
-from vllm_pard.reference import engine
+from vllm_pard.reference import engine, tree
 from vllm_pard.reference.drafters import Drafts
 from vllm_pard.reference.engine import Generation, ReferenceEngine, generate
 from vllm_pard.reference.sampling import Sampler
@@ -80,6 +81,8 @@ def token_ids(generations: list[Generation]) -> list[list[int]]:
         ("pard", 4, {}),
         ("pard", 7, {"mask_token_id": 6}),
         ("pard2", 5, {}),
+        ("pard", 4, {"num_tree_nodes": 6}),
+        ("pard2", 5, {"num_tree_nodes": 4}),
     ],
 )
 def test_samples_follow_the_target(
@@ -109,6 +112,22 @@ def test_samples_follow_the_target_to_the_end_of_the_context(
     generations = sample(small, draft, "pard", num_speculative_tokens=4)
     assert chi_square(token_ids(generations), answer_probs) < 1
     assert {generation.stats.num_draft_tokens for generation in generations} == {1}
+
+
+def test_the_test_can_tell_of_trees(
+    small: LlamaForCausalLM, tiny_llama: MakeLlama, answer_probs: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that goes on blindly."""
+    verify = tree.verify_tree
+
+    def wrong_verify(found: DraftTree, target_token_ids: torch.Tensor, *rest: torch.Tensor) -> Any:
+        first_child = (found.parents[:, 1:] == 0).int().argmax(dim=1, keepdim=True)  # [B, 1]
+        target_token_ids[:, :1] = found.token_ids.gather(1, first_child)
+        return verify(found, target_token_ids, *rest)
+
+    monkeypatch.setattr(tree, "verify_tree", wrong_verify)
+    draft = tiny_llama(seed=8, vocab_size=VOCAB_SIZE)
+    assert chi_square(token_ids(sample(small, draft, "pard", num_tree_nodes=4)), answer_probs) > 2
 
 
 @pytest.mark.parametrize("method", ["vsd", "pard"])

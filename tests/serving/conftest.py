@@ -5,18 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine import ON_GPU
 from vllm_releases import NEWEST, Notice, Unavailable, engine_environment
 
 
 @pytest.fixture(scope="session")
 def newest_vllm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An engine's environment, for the newest supported vLLM: GPUs get it, and there is no CPU wheel of it."""
+    if ON_GPU:
+        return {}
     try:
         return engine_environment(NEWEST, tmp_path_factory.mktemp("vllm"))
     except (Unavailable, OSError) as error:
         line = f"model runner V2 was tested on the installed vLLM instead of {NEWEST}: {error}"
         request.config.pluginmanager.register(Notice(line))
         return {}
+
+
+@pytest.fixture(scope="module", params=["newest", pytest.param("installed", marks=pytest.mark.slow)])
+def release(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The engine's environment, for each supported vLLM."""
+    return request.getfixturevalue("newest_vllm") if request.param == "newest" else {}  # type: ignore[no-any-return]
 
 
 @pytest.fixture

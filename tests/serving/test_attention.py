@@ -11,7 +11,7 @@ from vllm.v1.attention.backend import AttentionCGSupport, CommonAttentionMetadat
 from vllm.v1.attention.backends.flash_attn import FlashAttentionMetadataBuilder
 
 from vllm_pard.config import ConfigError
-from vllm_pard.serving.attention import metadata
+from vllm_pard.serving.attention import backends, metadata
 from vllm_pard.serving.attention.backends import PardFlashBackend, PardFlashImpl, PardTritonBackend, PardTritonImpl
 from vllm_pard.serving.attention.metadata import MAX_NUM_ROWS, NarrowRequests, PardMetadata, PardMetadataBuilder
 
@@ -250,3 +250,19 @@ def test_flash_attention_wants_its_own_queries_for_an_fp8_cache() -> None:
     fp8 = {"kv_cache_dtype": "fp8", "is_fp8": True}
     assert make_impl(PardTritonImpl, **fp8)._problem() is None
     assert make_impl(PardFlashImpl, **fp8)._problem() == "its K/V cache is fp8"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "version", "chosen"),
+    [
+        (torch.bfloat16, 3, PardFlashBackend),
+        (torch.float32, 3, PardTritonBackend),  # as vLLM does
+        (torch.bfloat16, None, PardTritonBackend),
+    ],
+)
+def test_what_custom_is_built_on(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, version: int | None, chosen: type
+) -> None:
+    monkeypatch.setattr(backends, "current_platform", SimpleNamespace(is_cuda=lambda: True))
+    monkeypatch.setattr(backends, "get_flash_attn_version", lambda: version)
+    assert backends.best_backend(dtype) is chosen

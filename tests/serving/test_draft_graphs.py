@@ -100,3 +100,23 @@ def test_a_graph_for_each_k(run: Any) -> None:
     assert sum(result["replays"].values()) == len(steps)
     eager = [step for step in result["steps"] if step["rows"] and not step["prefills"]]
     assert eager, "the step that catches up with skipped ones does not fit a graph"
+
+
+@pytest.mark.parametrize(
+    ("num_drafts", "spec", "widths"),
+    [
+        pytest.param("auto", {}, (4, 8, 16), id="every length that may be chosen"),
+        pytest.param(6, {"tree": "auto"}, (12,), id="trees of any size are as deep"),
+        pytest.param(4, {"tree": {"nodes": 20}}, (8,), id="trees"),
+    ],
+)
+def test_which_graphs_are_planned(
+    tiny_pair: tuple[Path, Path], newest_vllm: dict[str, str], num_drafts: Any, spec: dict[str, Any], widths: Any
+) -> None:
+    """For each batch size each number of rows that a step can have."""
+    target, draft = tiny_pair
+    planned = run_scenario(
+        "scenarios_draft:planned_graphs", runner="v2-flash", environment=newest_vllm, target=target, draft=draft,
+        num_drafts=num_drafts, spec=spec,
+    )  # fmt: skip
+    assert planned == [[size, width] for size in (1, 2, 4) for width in widths]

@@ -34,7 +34,7 @@ def make_draft(weight: Tensor, *, start: int = 0, tp_size: int = 1, bias: Tensor
 def choose(draft: Any, **options: Any) -> Any:
     from vllm_pard.serving.draft.head import choose_head
 
-    defaults = {"num_tokens": VOCAB_SIZE, "token_ids": None, "use_int8": False, "group": None}
+    defaults = {"num_tokens": VOCAB_SIZE, "token_ids": None, "k": 1, "use_int8": False, "group": None}
     return choose_head(draft, max_num_rows=12, **(defaults | options))
 
 
@@ -76,23 +76,48 @@ def test_trimmed(weight: Tensor, hidden: Tensor) -> None:
 
 @pytest.mark.parametrize("token_ids", [None, torch.arange(2, VOCAB_SIZE, 3)], ids=["all", "trimmed"])
 def test_two_ranks(weight: Tensor, hidden: Tensor, token_ids: Tensor | None) -> None:
-    """Each rank sends its best token and its logit; both find the better one."""
+    """Each rank sends its best token, its logit and its sum; both find the better one."""
     group, half = Ranks(), VOCAB_SIZE // 2
     shards = [make_draft(part, start=i * half, tp_size=2) for i, part in enumerate(weight.split(half))]
     heads = [choose(shard, token_ids=token_ids, group=group) for shard in shards]
-    group.sent.append(torch.full((1, 3, len(hidden)), -torch.inf))  # the second rank has not spoken yet
+    group.sent.append(torch.full((1, len(hidden), 3), -torch.inf))  # the second rank has not spoken yet
     first_alone = heads[0].best(hidden)
     best = heads[1].best(hidden)
     kept = torch.arange(VOCAB_SIZE) if token_ids is None else token_ids
     assert torch.equal(best, kept[(hidden @ weight[kept].T).argmax(1)])
     assert 0 < (best < half).sum() < len(best), "each rank wins somewhere"
     assert (first_alone < half).all()
-    assert group.sent[-1].shape == (1, 3, len(hidden)), "three numbers a row"
+    assert group.sent[-1].shape == (1, len(hidden), 3), "three numbers a row"
+
+
+@pytest.mark.parametrize("token_ids", [None, torch.arange(2, VOCAB_SIZE, 3)], ids=["all", "trimmed"])
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_candidates_of_trees(weight: Tensor, hidden: Tensor, token_ids: Tensor | None, num_ranks: int) -> None:
+    """The fused head's, and those of logits: the same tokens, with what makes probabilities of their logits."""
+    from vllm_pard.serving.draft.head import top_of_logits
+
+    group, share, k = Ranks(), VOCAB_SIZE // num_ranks, 5
+    shards = [make_draft(part, start=i * share, tp_size=num_ranks) for i, part in enumerate(weight.split(share))]
+    heads = [choose(shard, token_ids=token_ids, k=k, group=group) for shard in shards]
+    group.sent.append(torch.full((1, len(hidden), 2 * k + 1), -torch.inf))
+    found = [head.fused.top(hidden) for head in heads][-1]
+    kept = torch.arange(VOCAB_SIZE) if token_ids is None else token_ids
+    wanted = top_of_logits(0.5 * hidden @ weight[kept].T, k)
+    assert torch.equal(found.ids, kept[wanted.ids])
+    torch.testing.assert_close(found.logits, wanted.logits)
+    torch.testing.assert_close(found.log_sum_exps, wanted.log_sum_exps)
+
+
+def test_fewer_tokens_than_candidates(weight: Tensor, hidden: Tensor) -> None:
+    token_ids = torch.tensor([3, 50, 120])
+    assert choose(make_draft(weight), token_ids=token_ids, k=16).top(hidden).ids.shape == (len(hidden), 3)
+    with pytest.raises(ConfigError, match=r'"draft_vocab" has 2 token\(s\) from 0 to 99, .* which needs 16'):
+        choose(make_draft(weight[:100], tp_size=2), token_ids=token_ids, k=16, group=Ranks())
 
 
 def test_a_rank_needs_tokens(weight: Tensor) -> None:
     draft = make_draft(weight, start=VOCAB_SIZE, tp_size=2)
-    with pytest.raises(ConfigError, match=r'"draft_vocab" has no token from 200 to 399, .* one of 2 ranks'):
+    with pytest.raises(ConfigError, match=r'"draft_vocab" has no token\(s\) from 200 to 399, .* one of 2 ranks'):
         choose(draft, num_tokens=400, token_ids=torch.tensor([1, 2]), group=Ranks())
 
 
@@ -137,14 +162,19 @@ def test_the_faster_one_for_each_number_of_rows(weight: Tensor, monkeypatch: pyt
 
     head = choose(make_draft(weight))
     on_a_gpu = SimpleNamespace(is_cuda=True, new_zeros=torch.zeros, shape=weight.shape)
-    head.fused = SimpleNamespace(weight=on_a_gpu, best=lambda hidden: "fused")
-    head._best_of_logits = lambda hidden: "logits"
+    fused = SimpleNamespace(ids=torch.tensor([[7]]))
+    head.fused = SimpleNamespace(weight=on_a_gpu, k=1, top=lambda hidden: fused)
+    head._best_of_logits = lambda hidden: torch.tensor([5])
     milliseconds = {("fused", 8): 1.0, ("logits", 8): 2.0, ("fused", 64): 4.0, ("logits", 64): 3.0}
-    monkeypatch.setattr(module, "median_milliseconds", lambda call: milliseconds[call(), len(call.args[0])])
+
+    def timed(call: Any) -> float:
+        return milliseconds["fused" if call() is fused else "logits", len(call.args[0])]
+
+    monkeypatch.setattr(module, "median_milliseconds", timed)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     head.measure([64, 8, 8])
-    chosen = {num_rows: head.best(torch.empty(num_rows, HIDDEN_SIZE)) for num_rows in (3, 8, 9, 64, 100)}
-    assert chosen == {3: "fused", 8: "fused", 9: "logits", 64: "logits", 100: "logits"}
+    chosen = {num_rows: int(head.best(torch.empty(num_rows, HIDDEN_SIZE))) for num_rows in (3, 8, 9, 64, 100)}
+    assert chosen == {3: 7, 8: 7, 9: 5, 64: 5, 100: 5}
 
 
 @pytest.mark.parametrize("options", [{"use_int8": True}, {"token_ids": torch.arange(2, VOCAB_SIZE, 3)}])

@@ -81,6 +81,88 @@ def test_prompt_embeddings_on_v2(configure: Configure) -> None:
     assert configure({}, enable_prompt_embeds=True).speculative_config.runner == "v2"
 
 
+def test_a_length_that_is_chosen_on_v1(configure: Configure) -> None:
+    config = configure({"num_speculative_tokens": "auto"})
+    assert config.speculative_config.num_speculative_tokens == 8
+    assert config.speculative_config.lengths == tuple(range(9))
+    assert config.scheduler_config.scheduler_cls == "vllm_pard.serving.scheduler.make_scheduler"
+    assert configure({}).scheduler_config.scheduler_cls is None
+
+
+@pytest.mark.usefixtures("_triton")
+def test_a_length_that_is_chosen_on_v2(configure: Configure) -> None:
+    """vLLM captures graphs for the lengths of a schedule."""
+    spec = configure({"num_speculative_tokens": "auto"}).speculative_config
+    assert spec.lengths == (0, 2, 4, 8)
+    schedule = [tuple(entry) for entry in spec.num_speculative_tokens_per_batch_size]
+    assert schedule == [(1, 1, 8), (2, 2, 4), (3, 3, 2), (4, 2**20, 0)]
+
+
+@pytest.mark.usefixtures("_triton")
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ({"num_speculative_tokens_per_batch_size": [[1, 8, 2]]}, {}, "both choose how many drafts are verified"),
+        ({"enable_adaptive_verification": True}, {}, "both choose how many drafts are verified"),
+        ({"tree": {"nodes": 8}}, {}, 'chooses among chains: give a number, or "tree": "auto", or'),
+        ({}, {"data_parallel_size": 2}, "is chosen by each engine alone"),
+        ({}, {"scheduler_cls": "my.Scheduler"}, "needs a scheduler of its own, and scheduler_cls is 'my.Scheduler'"),
+    ],
+)
+def test_what_a_chosen_length_does_not_go_with(
+    configure: Configure, given: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PardError, match=message):
+        configure({"num_speculative_tokens": "auto"} | given, **options)
+
+
+@pytest.mark.usefixtures("_triton")
+def test_trees_choose_their_attention(configure: Configure) -> None:
+    config = configure({"tree": {"nodes": 20}})
+    spec = config.speculative_config
+    assert (spec.num_speculative_tokens, spec.draft_depth) == (20, 8)
+    assert config.attention_config.backend.name == "CUSTOM"
+    assert configure({"tree": {"nodes": 20}}, attention_backend="CUSTOM").attention_config.backend.name == "CUSTOM"
+    assert configure({"tree": None}).attention_config.backend is None
+
+
+@pytest.mark.usefixtures("_triton")
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ({"num_speculative_tokens_per_batch_size": [[1, 8, 2]]}, {}, "both choose what is verified"),
+        ({"enable_adaptive_verification": True}, {}, "both choose what is verified"),
+        ({"draft_sample_method": "probabilistic"}, {}, "takes the likeliest tokens of a draft"),
+        ({"rejection_sample_method": "block"}, {}, "has its own verification"),
+        ({}, {"enable_lora": True}, "does not go with LoRA"),
+        ({}, {"kv_offloading_size": 1.0}, "does not go with a KV connector"),
+        ({}, {"attention_backend": "TRITON_ATTN"}, "needs attention backend CUSTOM, and TRITON_ATTN is asked for"),
+        ({}, {"attention_config": {"backend": "FLASH_ATTN"}}, "needs attention backend CUSTOM, and FLASH_ATTN is"),
+        ({"num_speculative_tokens": 1}, {}, 'a "tree" 1 deep has at most 16 nodes; got 20'),
+    ],
+)
+def test_what_trees_do_not_go_with(
+    configure: Configure, given: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PardError, match=message):
+        configure({"tree": {"nodes": 20}} | given, **options)
+
+
+@pytest.mark.parametrize("property_of_target", ["use_mla", "has_inner_state", "is_encoder_decoder", "uses_mrope"])
+def test_targets_that_have_no_trees(property_of_target: str) -> None:
+    from types import SimpleNamespace
+
+    from vllm_pard.config import PardConfig
+    from vllm_pard.serving.tree.checks import check_tree
+
+    names = ("use_mla", "has_inner_state", "is_encoder_decoder", "uses_mrope")
+    target = SimpleNamespace(**{name: name == property_of_target for name in names})
+    engine = SimpleNamespace(kv_transfer_config=None, kv_offloading_size=None)
+    wanted = PardConfig.from_mapping({"tree": {"nodes": 8}})
+    with pytest.raises(PardError, match="does not go with a target that has "):
+        check_tree(wanted, engine, target, runner="v2", num_depths=8)
+
+
 def test_pooling_ignores_the_draft(configure: Configure, warnings: list[str]) -> None:
     config = configure({}, runner="pooling")
     assert config.speculative_config is None

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from vllm.config.compilation import CUDAGraphMode
 
+from vllm_pard.pard2 import FeatureConfig
 from vllm_pard.process import PARD_LOG_LINE
 from vllm_pard.serving import summary
+
+FEATURES = FeatureConfig(target_layers=(-1, -8, -16, -24), scale=0.02, target_dim=16, has_bias=False, target=None)
 
 
 def head(*, is_needed: bool, in_8_bits: bool = False, is_cuda: bool = True) -> Any:
@@ -39,6 +42,7 @@ class Layers(dict[str, Any]):
 def config(mode: CUDAGraphMode, *, enforce_eager: bool = False, **spec: Any) -> Any:
     layers = {"model.0": "FLASH_ATTN", "model.1": "FLASHINFER", "draft.0": "CUSTOM", "draft.1": "CUSTOM"}
     defaults = {"model": "amd/draft", "num_speculative_tokens": 8, "mask_token_id": 7, "draft_vocab": None}
+    defaults |= {"features": None, "mode_reason": None, "draft_depth": 8, "tree_depth": None}
     return SimpleNamespace(
         compilation_config=SimpleNamespace(cudagraph_mode=mode, static_forward_context=Layers(layers) | {"moe": 0}),
         model_config=SimpleNamespace(enforce_eager=enforce_eager),
@@ -82,6 +86,24 @@ def test_one_line_that_the_log_is_searched_for() -> None:
         "draft graphs: 4 of whole steps, for 1, 2, 4 requests and 2 in pieces, for 16, 32 rows; "
         "draft tokens from logits"
     )
+
+
+def test_trees() -> None:
+    line = of_v2(speculator(), tree_depth=8, num_speculative_tokens=32).line
+    assert re.fullmatch(PARD_LOG_LINE, line)
+    assert "K=8 draft tokens in one forward as trees of 32 nodes, mask token 7" in line
+
+
+@pytest.mark.parametrize(
+    ("features", "reason", "words"),
+    [
+        (FEATURES, "asked for", "PARD-2, dependent: reads layers -1, -8, -16, -24 of the target"),
+        (None, "there is no target_proj", "PARD-2, independent: there is no target_proj"),
+    ],
+)
+def test_modes_of_a_pard2_draft(features: FeatureConfig | None, reason: str, words: str) -> None:
+    line = of_v2(speculator(), features=features, mode_reason=reason).line
+    assert f", mask token 7, {words}; vLLM" in line
 
 
 def test_many_sizes_are_cut_short() -> None:

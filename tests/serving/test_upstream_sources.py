@@ -2,6 +2,9 @@
 
 import ast
 import importlib.util
+import os
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -147,3 +150,23 @@ def test_attributes_of_an_imported_module_are_imports() -> None:
 
 def test_every_patch_is_a_hook() -> None:
     assert {patch.target for patch in PATCHES} <= {f"{hook.module}:{hook.name}" for hook in HOOKS}
+
+
+AS_ON_A_GPU = """
+import torch
+
+before = torch.Event, torch.cuda.Event, torch.cuda.Stream, torch.Tensor.pin_memory
+from vllm_pard.serving import compat, hooks
+
+compat.check_hooks((*hooks.CONFIG_HOOKS, *hooks.WORKER_HOOKS, *hooks.RUNNER_V2_HOOKS, *hooks.TREE_HOOKS))
+compat.check_hooks(hooks.SCHEDULER_HOOKS)
+assert before == (torch.Event, torch.cuda.Event, torch.cuda.Stream, torch.Tensor.pin_memory)
+"""
+
+
+def test_checks_on_gpus_leave_torch_alone(newest_vllm: dict[str, str]) -> None:
+    """vLLM's modules for CPUs put stand-ins in the place of torch's events and streams as soon as they are imported."""
+    checked = subprocess.run(
+        [sys.executable, "-c", AS_ON_A_GPU], env=os.environ | newest_vllm, capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr[-3000:]

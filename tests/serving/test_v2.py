@@ -5,34 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import run_scenario
+from engine import scenarios_of
 
 pytestmark = pytest.mark.engine
 
 DYNAMIC_K = {"num_speculative_tokens_per_batch_size": [[1, 1, 4], [2, 2, 2], [3, 8, 0]]}
 
 
-@pytest.fixture(scope="module", params=["newest", pytest.param("installed", marks=pytest.mark.slow)])
-def release(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The engine's environment."""
-    return request.getfixturevalue("newest_vllm") if request.param == "newest" else {}  # type: ignore[no-any-return]
-
-
 @pytest.fixture(scope="module")
 def run(tiny_pair: tuple[Path, Path], release: dict[str, str]) -> Any:
-    target, draft = tiny_pair
-
-    def run(scenario: str, *, runner: str = "v2", **arguments: Any) -> Any:
-        return run_scenario(
-            scenario if ":" in scenario else f"scenarios_v2:{scenario}",
-            runner=runner,
-            environment=release,
-            target=target,
-            draft=draft,
-            **arguments,
-        )
-
-    return run
+    return scenarios_of("scenarios_v2", tiny_pair, environment=release)
 
 
 def assert_some_accepted_some_not(counts: dict[str, Any]) -> None:
@@ -89,16 +71,6 @@ def test_prompts_are_read_under_load(run: Any) -> None:
     assert always["tokens"] == sometimes["tokens"]
     assert always["counts"] == sometimes["counts"]
     assert sometimes["counts"]["num_accepted_tokens"] >= sometimes["counts"]["num_drafts"] // 2
-
-
-def test_target_states_lie_where_a_graph_reads_them(run: Any) -> None:
-    """For drafts that read the target: every step's hidden states, always in the same tensor."""
-    result = run("scenarios_draft:target_states")
-    equal, places, shapes = zip(*result["seen"], strict=True)
-    assert len(equal) >= 5
-    assert all(equal)
-    assert len(set(places)) == 1
-    assert shapes[0] == [64, result["hidden_size"]]
 
 
 def test_what_a_replay_reads_is_never_stale(run: Any) -> None:

@@ -61,7 +61,7 @@ def make_step(
             for cache in caches:
                 cache[block, :used] = torch.randn(used, num_kv_heads, head_size)
     tensors: dict[str, Any] = {"query": query, "key": key, "value": value}
-    tensors |= {name: cache.to(cache_dtype or dtype) for name, cache in zip(CACHES, caches, strict=True)}
+    tensors |= {name: laid_out(cache, cache_dtype or dtype) for name, cache in zip(CACHES, caches, strict=True)}
     tensors |= {
         "block_table": block_table,
         "query_start_loc": torch.tensor([0, *rows]).cumsum(0).int(),
@@ -70,7 +70,12 @@ def make_step(
     if cache_dtype is not None:
         tensors |= {"key_scale": torch.tensor(0.75), "value_scale": torch.tensor([1.3])}
     options = {"scale": head_size**-0.5, "max_num_rows": max(rows), "num_splits": 1}
-    return Step({name: t.to(DEVICE) for name, t in tensors.items()} | options, sum(rows))
+    return Step({name: laid_out(t, t.dtype) for name, t in tensors.items()} | options, sum(rows))
+
+
+def laid_out(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """On the device and with the same strides, which `to` keeps of whole tensors only."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype, device=DEVICE).copy_(tensor)
 
 
 def chain(num_rows: int) -> list[int]:

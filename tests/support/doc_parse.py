@@ -46,8 +46,8 @@ def check_vllm_pard(words: Words) -> None:
 
 
 def check_train(config: str, options: Words) -> None:
-    from vllm_pard.training.shipped_configs import find_config
-    from vllm_pard.training.train_config import load_config
+    from vllm_pard.training.options.shipped_configs import find_config
+    from vllm_pard.training.options.train_config import load_config
 
     load_config(find_config(config), options)
 
@@ -56,7 +56,7 @@ def check_train_options(text: str) -> None:
     """Some options of a training config, beside what every config has."""
     import yaml
 
-    from vllm_pard.training.train_config import from_mapping
+    from vllm_pard.training.options.train_config import from_mapping
 
     whole = {"target": "T", "draft": "D", "output": "O", "data": {"sources": [{"path": "P"}], "max_length": 512}}
     from_mapping(whole | yaml.safe_load(text))

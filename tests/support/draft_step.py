@@ -1,10 +1,13 @@
 """Inputs of `prepare_draft_inputs` for its tests and its benchmark, so that both lay out the same steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pard_kernels import FeatureRows, prepare_draft_inputs, reference
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 POISON = -(2**30)
 
 
@@ -35,6 +38,7 @@ class Request:
     token_offset: int = 0
     null_blocks: list[int] = field(default_factory=list)  # of the last group
     kept_rows: list[int] | None = None  # within its target rows; None is a chain
+    num_carried: int = 0  # tokens up to the one whose feature its slot carries
 
 
 def decode(slot: int, num_drafts: int, num_rejected: int, num_computed: int = 10) -> Request:
@@ -43,7 +47,13 @@ def decode(slot: int, num_drafts: int, num_rejected: int, num_computed: int = 10
 
 
 def step(
-    requests: list[Request], num_drafts: int, sizes: StepSizes, device: str, *, caches_masks: bool = True
+    requests: list[Request],
+    num_drafts: int,
+    sizes: StepSizes,
+    device: str,
+    *,
+    caches_masks: bool = True,
+    reads_target: bool = False,
 ) -> dict[str, Any]:
     """Arguments of a step; outputs are poisoned, every slot has its own blocks in every group."""
     num_reqs = len(requests)
@@ -83,7 +93,8 @@ def step(
         "max_model_len": sizes.max_model_len,
         "caches_masks": caches_masks,
     }
-    arguments = tensors | _cache(requests, sizes) | scalars
+    features = _features(requests, num_rows, sizes, first_carried=len(ids) + 3) if reads_target else None
+    arguments = tensors | _cache(requests, sizes) | scalars | {"features": features}
     return {name: to_device(value, device) for name, value in arguments.items()}
 
 
@@ -102,13 +113,48 @@ def _cache(requests: list[Request], sizes: StepSizes) -> dict[str, Any]:
     return {"block_tables": tuple(tables), "num_blocks": num_blocks, "num_draft_kv": num_draft_kv}
 
 
+def _features(requests: list[Request], num_rows: int, sizes: StepSizes, *, first_carried: int) -> FeatureRows:
+    """Outputs are poisoned, and what no request of the step carries."""
+    num_carried = torch.full((sizes.num_slots,), POISON, dtype=torch.int32)
+    for r in requests:
+        if r.slot >= 0:
+            num_carried[r.slot] = r.num_carried
+    return FeatureRows(
+        rows=torch.full((num_rows,), POISON, dtype=torch.int32),
+        carries=torch.full((len(requests), 2), POISON, dtype=torch.int32),
+        num_carried=num_carried,
+        first_carried=first_carried,
+    )
+
+
+def compare(got: dict[str, Any]) -> dict[str, Any]:
+    """Run kernel and twin on equal arguments, compare every tensor, return the twin's."""
+    expected = copied(got)
+    reference.prepare_draft_inputs(**expected)
+    prepare_draft_inputs(**got)
+    for name, value in expected.items():
+        if torch.is_tensor(value):
+            assert torch.equal(got[name].cpu(), value.cpu()), name
+    if expected["features"] is not None:
+        for mine, twins in zip(got["features"][:3], expected["features"][:3], strict=True):
+            assert torch.equal(mine.cpu(), twins)
+    return expected
+
+
 def to_device(value: Any, device: str) -> Any:
     """An argument there, tuples of tensors too."""
-    if isinstance(value, tuple):
-        return tuple(to_device(part, device) for part in value)
-    return value.to(device) if torch.is_tensor(value) else value
+    return mapped(value, lambda tensor: tensor.to(device))
 
 
 def copied(arguments: dict[str, Any]) -> dict[str, Any]:
     """The same arguments on the CPU, in memory of their own."""
-    return {name: v.cpu().clone() if torch.is_tensor(v) else to_device(v, "cpu") for name, v in arguments.items()}
+    return {name: mapped(value, lambda tensor: tensor.cpu().clone()) for name, value in arguments.items()}
+
+
+def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """An argument with its tensors changed."""
+    if isinstance(value, FeatureRows):
+        return FeatureRows(*(mapped(part, change) for part in value))
+    if isinstance(value, tuple):
+        return tuple(mapped(part, change) for part in value)
+    return change(value) if torch.is_tensor(value) else value

@@ -11,11 +11,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 SUPPORT = Path(__file__).parent
+# By asking the driver's library, as vLLM does: a process that has opened the device can't fork engines any more.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+ON_GPU = torch.cuda.is_available()
 ENVIRONMENT = {
     "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -31,6 +37,9 @@ ENGINE = {
     "disable_log_stats": False,
     "block_size": 32,
 }
+if ON_GPU:  # several engines side by side; Triton's products of float32 are of TF32 unless told
+    ENGINE |= {"gpu_memory_utilization": 0.02, "kv_cache_memory_bytes": 2**28}
+    ENVIRONMENT |= {"TRITON_F32_DEFAULT": "ieee", "VLLM_USE_V2_MODEL_RUNNER": "1"}
 
 
 @dataclass(frozen=True)
@@ -93,3 +102,22 @@ def run_scenario(
             log = (Path(folder) / "log").read_text(errors="replace")
             raise AssertionError(f"{scenario} on {runner} ended with {status}\n{log[-9000:]}")
         return json.loads(result.read_text())
+
+
+def scenarios_of(
+    module: str, pair: tuple[Path, Path], *, runner: str = "v2", environment: dict[str, str] | None = None
+) -> Callable[..., Any]:
+    """`run_scenario` for a target and its draft: a scenario without a module is that of `module`."""
+    (target, draft), usual = pair, runner
+
+    def run(scenario: str, *, runner: str = usual, **arguments: Any) -> Any:
+        return run_scenario(
+            scenario if ":" in scenario else f"{module}:{scenario}",
+            runner=runner,
+            environment=environment,
+            target=target,
+            draft=draft,
+            **arguments,
+        )
+
+    return run

@@ -1,6 +1,7 @@
 """The process of `engine.Launcher`: RUNNER. Each line of stdin is a scenario; its exit status goes to stdout.
 
 RUNNER is "v1" or "v2"; "v2-triton" and "v2-flash" are the second with attention as on GPUs instead of vLLM's C++ one.
+Where there is a GPU, V2 runs on it as it is, whichever of its names is given.
 
 A file of its own, since vLLM's spawned workers import it again, and on V2 each of them needs the interpreter.
 """
@@ -15,8 +16,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-runner = sys.argv[1]
-if runner != "v1":
+from engine import ON_GPU
+
+runner = "v2" if ON_GPU else sys.argv[1]
+is_interpreted = runner != "v1" and not ON_GPU
+if is_interpreted:
     import v2_interpreter
 
 
@@ -45,14 +49,19 @@ def run_and_exit(request: dict[str, Any]) -> None:
     os._exit(status)
 
 
-def main() -> None:
-    if runner != "v1":
+def prepare() -> None:
+    """What the runner needs of vLLM, which this imports."""
+    if is_interpreted:
         v2_interpreter.keep_asynchronous_scheduling()
         v2_interpreter.use_torch_top_k_top_p()
     if runner == "v2-triton":
         v2_interpreter.use_triton_attention()
     if runner == "v2-flash":
         importlib.import_module("flash_on_cpu").use_flash_attention()
+
+
+def main() -> None:
+    prepare()
     for module in ("scenarios", "scenarios_v1" if runner == "v1" else "scenarios_v2"):
         importlib.import_module(module)
     answers = os.fdopen(os.dup(1), "w")
@@ -66,5 +75,7 @@ def main() -> None:
         print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
 
 
+if __name__ == "__mp_main__":
+    prepare()
 if __name__ == "__main__":
     main()

@@ -74,4 +74,4 @@ def use_flash_attention() -> None:
     flash_attn.flash_attn_varlen_func = flash_attn_varlen_func
     flash_attn.reshape_and_cache_flash = reshape_and_cache_flash
     flash_attn.get_scheduler_metadata = lambda batch_size, **_: torch.zeros(1 + -(-batch_size // 4) * 4).int()
-    backends.best_backend = lambda: backends.PardFlashBackend
+    backends.best_backend = lambda dtype: backends.PardFlashBackend

@@ -13,11 +13,13 @@ HIDDEN_SIZE, LAYERS = 128, (-1, -3)  # of the tiny models, which have two layers
 MASK_TOKEN_ID, TRAINED_K = 300, 4
 
 
-def save_pard2_draft(folder: Path, draft: Path, *, target: str = "org/target") -> Path:
+def save_pard2_draft(
+    folder: Path, draft: Path, *, target: str = "org/target", layers: tuple[int, ...] = LAYERS
+) -> Path:
     """A copy of `draft` for the target of this name; the tiny pair's lies in a folder "target"."""
     shutil.copytree(draft, folder)
-    target_dim = len(LAYERS) * HIDDEN_SIZE
-    features = FeatureConfig(target_layers=LAYERS, scale=0.02, target_dim=target_dim, has_bias=False, target=target)
+    target_dim = len(layers) * HIDDEN_SIZE
+    features = FeatureConfig(target_layers=layers, scale=0.02, target_dim=target_dim, has_bias=False, target=target)
     keys = pard2_config_keys(mask_token_id=MASK_TOKEN_ID, num_speculative_tokens=TRAINED_K, features=features)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | keys))

@@ -13,7 +13,7 @@ LENGTHS = (1, 2, 3, 7, 15, 31, 32, 33, 50, 64, 75, 90)
 
 
 def make_llm(
-    target: str, draft: str | None, *, num_drafts: int = 4, spec: dict[str, Any] | None = None, **kw: Any
+    target: str, draft: str | None, *, num_drafts: int | str = 4, spec: dict[str, Any] | None = None, **kw: Any
 ) -> LLM:
     options = ENGINE | {"max_model_len": 160, "max_num_seqs": 4, "max_num_batched_tokens": 64} | kw
     if draft is not None:
@@ -89,8 +89,8 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
             steps[-1]["cached_rows"] = int((drafting.rows.slot_mappings[:, :num_rows] >= 0).sum())
         return hidden_states
 
-    def counting_replays(step: Any, shape: Any) -> None:
-        replay(step, shape)
+    def counting_replays(step: Any, shape: Any, num_decodes: int) -> None:
+        replay(step, shape, num_decodes)
         if steps:
             steps[-1]["replays"].append(shape.num_reqs)
 
@@ -185,3 +185,35 @@ def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = Fals
     if use_int8:
         assert drafting.head.fused.weight.dtype == torch.int8
     return {"plain": plain, "pard": pard, "drafted": sorted(drafted), "counts": spec_counts(llm)}
+
+
+def changing_lengths(target: str, draft: str, lengths: list[int], num_steps: int) -> Any:
+    """The scheduler chooses these lengths in turn, each for so many steps."""
+    from vllm_pard.choice import LengthChoice
+
+    requests = prompts((1, 30, 58, 9, 40, 17, 70, 25))
+    params = [greedy(10 + 4 * i) for i in range(len(requests))]
+    kw = {"max_num_batched_tokens": 192}
+    plain = generate(make_llm(target, None, **kw), requests, params)
+    chosen: list[int] = []
+
+    def in_turn(self: LengthChoice, batch_size: int) -> int:
+        chosen.append(lengths[len(chosen) // num_steps % len(lengths)])
+        return chosen[-1]
+
+    LengthChoice.choose = in_turn  # type: ignore[method-assign]
+    llm = make_llm(target, draft, num_drafts="auto", **kw)
+    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
+    update, verified = scheduler.update_from_output, []
+
+    def recording(scheduler_output: Any, model_runner_output: Any) -> Any:
+        drafts = scheduler_output.scheduled_spec_decode_tokens
+        verified.append(sorted({len(drafts.get(name, ())) for name in scheduler_output.num_scheduled_tokens}))
+        return update(scheduler_output, model_runner_output)
+
+    scheduler.update_from_output = recording
+    pard = generate(llm, requests, params)
+    costs = {
+        size: {k: len(seen) for k, seen in batch.costs.items()} for size, batch in scheduler.choice._batches.items()
+    }
+    return {"plain": plain, "pard": pard, "verified": verified, "costs": costs, "counts": spec_counts(llm)}

@@ -1,5 +1,6 @@
 """Scenarios for the draft's side of a step on model runner V2: its cache, its graphs, its weights."""
 
+import sys
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def unfit_graphs(target: str, draft: str, backend: str) -> Any:
     return result | {"graphs": tokens, "counts": spec_counts(llm), "replays": replays, "refreshes": refreshes}
 
 
+def planned_graphs(target: str, draft: str, num_drafts: int | str, spec: dict[str, Any]) -> Any:
+    """Requests and rows a request of the graphs of whole draft steps, for batches of up to four."""
+    llm = make_llm(target, draft, num_drafts=num_drafts, spec=spec, max_num_batched_tokens=256)
+    captured = capture_draft_graphs(speculator(llm), [1, 2, 4])
+    return sorted([shape.num_reqs, shape.uniform_token_count] for shape in captured)
+
+
 def pieces(target: str, draft: str) -> Any:
     """Drafts from graphs of decodes, prompts beside them in pieces of up to 64 rows or apart; against eager ones."""
     requests = prompts((2, 33, 70, 40, 9))
@@ -66,30 +74,6 @@ def pieces(target: str, draft: str) -> Any:
     with recorded_steps(llm) as steps:
         tokens = generate(llm, requests, params)
     return result | {"graphs": tokens, "counts": spec_counts(llm), "steps": steps, "forwards": forwards}
-
-
-def target_states(target: str, draft: str) -> Any:
-    """Hidden states as the runner hands them over, against what lies in the draft's tensor when it drafts."""
-    from vllm_pard.serving.speculative_config import PardSpeculativeConfig
-
-    PardSpeculativeConfig.reads_target_states = property(lambda self: True)
-    llm = make_llm(target, draft)
-    drafting = speculator(llm)
-    draft_step, handed, seen = drafting._draft, [], []
-    propose = drafting.propose
-
-    def noting(*args: Any, **kwargs: Any) -> torch.Tensor:
-        handed.append(args[3].clone())
-        return propose(*args, **kwargs)
-
-    def drafting_with(step: Any) -> None:
-        rows = drafting.target_states.rows
-        seen.append([torch.equal(rows[: len(handed[-1])], handed[-1]), rows.data_ptr(), list(rows.shape)])
-        draft_step(step)
-
-    drafting.propose, drafting._draft = noting, drafting_with
-    generate(llm, prompts((2, 33, 70)), greedy(8))
-    return {"seen": seen, "hidden_size": llm.llm_engine.vllm_config.model_config.get_hidden_size()}
 
 
 def flash_schedules(target: str, draft: str) -> Any:
@@ -134,7 +118,7 @@ def dummy_runs(target: str, draft: str) -> Any:
     seen = []
     run, replay = drafting.forward.run, drafting.forward.replay
     drafting.forward.run = lambda step, spans, first: seen.append(int(spans.sum())) or run(step, spans, first)
-    drafting.forward.replay = lambda step, shape: seen.append(shape.num_tokens) or replay(step, shape)
+    drafting.forward.replay = lambda step, shape, stop: seen.append(shape.num_tokens) or replay(step, shape, stop)
     before = drafting.draft_kv.num_tokens.tolist()
     for num_tokens in (9, 36, 232):
         runner._dummy_run(num_tokens)
@@ -156,20 +140,40 @@ def reloaded_weights(target: str, draft: str, draft_vocab: str) -> Any:
 
 
 def compilations(target: str, draft: str, spec: dict[str, Any]) -> Any:
-    """Variants of our kernels that the start-up has launched, and those that serving launches."""
+    """Variants of our kernels that the start-up has launched, and those that serving launches.
+
+    A row of the block table has 16 entries: what is a multiple of 16 is compiled for otherwise than what is not.
+    """
     from triton.runtime.interpreter import GridExecutor
 
     launch, variants = GridExecutor.__call__, set()
 
     def noting(self: Any, *args: Any, **kwargs: Any) -> None:
         if self.fn.__module__.startswith("pard_kernels"):
-            constants = sorted((k, v) for k, v in kwargs.items() if k.isupper() and k != "FP8_MAX")
-            variants.add(f"{self.fn.__name__} {constants}")
+            variants.add(f"{self.fn.__name__} {specialisation(self.fn, self.arg_names, args, kwargs)}")
         launch(self, *args, **kwargs)
 
     GridExecutor.__call__ = noting
-    llm = make_llm(target, draft, spec=spec, max_num_seqs=8, max_num_batched_tokens=192)
+    llm = make_llm(target, draft, spec=spec, max_model_len=16 * 32, max_num_seqs=8, max_num_batched_tokens=192)
     started = set(variants)
     requests = prompts((2, 33, 70, 40, 9, 15, 64, 90))
     generate(llm, requests, [greedy(4 + 3 * i) for i in range(8)])
     return {"started": sorted(started), "served": sorted(variants - started)}
+
+
+def specialisation(function: Any, names: list[str], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """What Triton would compile a launch for: constants, and of other arguments whether they are 1 or multiples of 16.
+
+    The latter is left out where a kernel says so.
+    """
+    kernel = getattr(sys.modules[function.__module__], function.__name__)
+    ignored = {*kernel.kwargs.get("do_not_specialize", ()), "FP8_MAX"}
+    found = []
+    for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+        if name.isupper() and name not in ignored:
+            found.append((name, value))
+        elif isinstance(value, torch.Tensor):
+            found.append((name, str(value.dtype), name in ignored or value.data_ptr() % 16 == 0))
+        elif isinstance(value, int) and name not in ignored:
+            found.append((name, value == 1, value % 16 == 0))
+    return sorted(found)

@@ -188,16 +188,21 @@ def dynamic_num_drafts(target: str, draft: str) -> Any:
     return {"plain": plain, "pard": pard, "counts": spec_counts(llm), "steps": steps}
 
 
-def draft_kv(target: str, draft: str, disable_counter: bool, spec: dict[str, Any] | None = None) -> Any:
+def draft_kv(
+    target: str, draft: str, disable_counter: bool, spec: dict[str, Any] | None = None, joins_graphs: bool = False
+) -> Any:
     """Largest difference between the draft's K/V after drafting and after a fresh prefill of the same text.
 
     Compares whole blocks of the first request. Others share the batch, so that with `DYNAMIC_K` some steps do not
-    draft. With the counter disabled the speculator believes that the draft has whatever the target has.
+    draft. With the counter disabled the speculator believes that the draft has whatever the target has. If it joins
+    graphs, its prompt is read in a step in which the drafts of three others come from a graph for four.
     """
-    requests = prompts((20, 21, 22))
-    params = [greedy(110), greedy(40), greedy(30)]
+    requests = prompts((20, 21, 22, 23) if joins_graphs else (20, 21, 22))
+    params = [greedy(110), greedy(40), greedy(30), greedy(30)][: len(requests)]
     llm = make_llm(target, draft, spec=spec, enable_prefix_caching=False)
     drafting = speculator(llm)
+    if joins_graphs:
+        capture_draft_graphs(drafting, [1, 4])
     if disable_counter:
         lay_out = drafting.rows.lay_out
 
@@ -207,7 +212,7 @@ def draft_kv(target: str, draft: str, disable_counter: bool, spec: dict[str, Any
 
         drafting.rows.lay_out = without_counter
     with recorded_steps(llm) as steps:
-        blocks, text = _first_request_blocks(llm, requests, params)
+        blocks, text = _first_request_blocks(llm, requests, params, joins_late=joins_graphs)
     fresh = make_llm(target, draft, enable_prefix_caching=False)
     fresh_blocks, _ = _first_request_blocks(fresh, [{"prompt_token_ids": text}], [greedy(2)])
     num_blocks = (len(text) - 1) // 32
@@ -215,10 +220,15 @@ def draft_kv(target: str, draft: str, disable_counter: bool, spec: dict[str, Any
     return {"differences": differences, "rejected": sum(step["rejected"] for step in steps), "steps": steps}
 
 
-def _first_request_blocks(llm: LLM, requests: list[Any], params: list[SamplingParams]) -> tuple[list[Any], list[int]]:
+def _first_request_blocks(
+    llm: LLM, requests: list[Any], params: list[SamplingParams], joins_late: bool = False
+) -> tuple[list[Any], list[int]]:
     """Run all requests; return the draft's K/V blocks and the tokens of the first, read just before it finishes."""
     engine, drafting = llm.llm_engine, speculator(llm)
-    for i, request in enumerate(requests):
+    for i, request in reversed(list(enumerate(requests))):
+        if i == 0 and joins_late:
+            for _ in range(4):
+                engine.step()
         engine.add_request(str(i), request, params[i])
     tables, group = drafting.block_tables, drafting.forward.attention.kv_groups[0]
     context = drafting.vllm_config.compilation_config.static_forward_context

@@ -35,6 +35,15 @@ def save_target(kind: str, folder: Path) -> Path:
     return save_model(_random_model(kind), folder)
 
 
+def save_target_of(architecture: str, folder: Path, *, is_tied: bool) -> Path:
+    """Four layers of full attention of an architecture, by Transformers' name for it."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{architecture}Config")(
+        **COMMON | {"num_hidden_layers": 4, "tie_word_embeddings": is_tied}
+    )
+    return save_model(_from_config(config), folder)
+
+
 def save_draft(folder: Path, *, num_kv_heads: int) -> Path:
     """A plain draft, two layers of full attention, that knows nothing of its target."""
     keys = {"num_hidden_layers": 2, "num_key_value_heads": num_kv_heads}

@@ -1,11 +1,12 @@
 """Tiny random fp32 Llamas with a byte-level tokenizer: real checkpoints that load in a second."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -69,6 +70,15 @@ def save_pair(folder: Path, *, draft_vocab_size: int = VOCAB_SIZE) -> tuple[Path
             parameter += 0.01 * torch.randn(parameter.shape, generator=generator) * parameter.std()
     draft = save_model(llama, folder / "draft", {"pard_token": MASK_TOKEN_ID, "spd_type": "pard"})
     return target, draft
+
+
+def sharpen(draft: Path, folder: Path) -> Path:
+    """A copy of the tiny draft, whose own distributions are so flat that trees of it would all be of depth one."""
+    shutil.copytree(draft, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] *= 6.0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def save_adapter(folder: Path, target: Path, modules: tuple[str, ...], seed: int) -> str:

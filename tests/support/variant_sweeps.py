@@ -12,8 +12,16 @@ import torch
 from chips import CHIPS, launch_variants
 from draft_step import Request, StepSizes, decode, step
 from pard_kernels import (
+    CacheLayout,
+    DraftTree,
+    accept_tree_path,
+    add_target_features,
+    build_draft_tree,
+    compact_tree_kv,
+    keep_tree_rows,
     lm_head_top_k,
     merge_top_k,
+    place_tree_rows,
     prepare_draft_inputs,
     speculative_attention,
     top_k_workspace,
@@ -101,17 +109,17 @@ def ranks() -> tuple[Calls, Calls]:
     return iter([partial(merge, 8)]), (partial(merge, n) for n in range(1, 301))
 
 
-def layout(block_sizes: tuple[int, ...], is_tree: bool) -> tuple[Calls, Calls]:
+def layout(block_sizes: tuple[int, ...], is_tree: bool, reads_target: bool = False) -> tuple[Calls, Calls]:
     """Any K, any number of rows, any part of a batch, masks with slots and without."""
     sizes = StepSizes(num_slots=48, max_model_len=400, max_blocks=50, block_sizes=block_sizes)
     kept = [0] if is_tree else None
-    keep_cache = step([decode(0, 1, 0)], 1, sizes, "cpu")
+    keep_cache, keep_features = step([decode(0, 1, 0)], 1, sizes, "cpu"), torch.zeros(48, dtype=torch.int32)
 
     def lay_out(num_reqs: int, num_drafts: int, first: int, caches_masks: bool) -> None:
         requests = [
             Request(i, 9, num_drafts + 1, 0, 2 * num_drafts + i % 3, 10, kept_rows=kept) for i in range(num_reqs)
         ]
-        arguments = step(requests, num_drafts, sizes, "cpu", caches_masks=caches_masks)
+        arguments = step(requests, num_drafts, sizes, "cpu", caches_masks=caches_masks, reads_target=reads_target)
         for name in ("block_tables", "num_blocks", "num_draft_kv", "last_sampled", "all_token_ids"):
             arguments[name] = keep_cache[name]
         for name in ("request_slots", "num_sampled", "num_rejected", "seq_lens", "sample_rows"):
@@ -120,6 +128,9 @@ def layout(block_sizes: tuple[int, ...], is_tree: bool) -> tuple[Calls, Calls]:
             arguments[name] = arguments[name][first:]
         for name in ("input_ids", "positions", "slot_mappings"):
             arguments[name] = arguments[name][..., first:]
+        if reads_target:
+            features = arguments["features"]
+            arguments["features"] = features._replace(num_carried=keep_features, first_carried=512)
         prepare_draft_inputs(**arguments)
 
     def sweep() -> Calls:
@@ -129,6 +140,131 @@ def layout(block_sizes: tuple[int, ...], is_tree: bool) -> tuple[Calls, Calls]:
                     yield partial(lay_out, num_reqs, num_drafts, first, bool(first))
 
     return iter([partial(lay_out, 2, 4, 0, True)]), sweep()
+
+
+def target_features() -> tuple[Calls, Calls]:
+    """1 to 40 requests of any number of rows."""
+    features, inputs_embeds = torch.zeros(600, 96), torch.zeros(600, 96)
+    feature_rows, carries = torch.zeros(600, dtype=torch.int32), torch.zeros(40, 2, dtype=torch.int32)
+
+    def add(num_reqs: int, num_rows: int) -> None:
+        add_target_features(
+            embeddings=torch.zeros(num_rows, 96),
+            features=features,
+            feature_rows=feature_rows[:num_rows],
+            carries=carries[:num_reqs],
+            query_start_loc=torch.zeros(num_reqs + 1, dtype=torch.int32),
+            inputs_embeds=inputs_embeds,
+        )
+
+    return iter([partial(add, 1, 8)]), (
+        partial(add, num_reqs, rows) for num_reqs in range(1, 41) for rows in (1, 7, 512)
+    )
+
+
+def trees() -> tuple[Calls, Calls]:
+    """Any K, number of candidates and of nodes, any part of a batch."""
+
+    def build(first: int, num_reqs: int, num_drafts: int, num_candidates: int, num_nodes: int) -> None:
+        part, logprobs = slice(first, first + num_reqs), torch.zeros(40, num_drafts, num_candidates)
+        of_slots = DraftTree.empty(40, num_nodes, "cpu")
+        out = of_slots._replace(token_ids=of_slots.token_ids[part], logprobs=of_slots.logprobs[part])
+        build_draft_tree(
+            candidate_ids=logprobs.long()[part],
+            candidate_logprobs=logprobs[part],
+            num_nodes=num_nodes,
+            out=out,
+            request_slots=torch.arange(40)[part],
+        )
+
+    def sweep() -> Calls:
+        for first, num_reqs in ((0, 1), (1, 1), (0, 16), (3, 37)):
+            for num_drafts, num_candidates in ((1, 63), (3, 4), (16, 16), (63, 1)):
+                for num_nodes in (1, 2, 16, 31, 32, 63):
+                    yield partial(build, first, num_reqs, num_drafts, num_candidates, num_nodes)
+
+    return iter([partial(build, 0, 8, 8, 8, 31)]), sweep()
+
+
+def tree_path() -> tuple[Calls, Calls]:
+    """1 to 40 requests, any part of a batch, of 1 to 32 rows each."""
+    parents, starts = torch.zeros(40, 32, dtype=torch.int32), torch.zeros(41, dtype=torch.int32)
+    token_ids, accepted_rows = torch.zeros(40, 13, dtype=torch.int64), torch.zeros(40, 13, dtype=torch.int32)
+    targets, drafts = torch.zeros(40 * 32, dtype=torch.int64), torch.zeros(42 * 32, dtype=torch.int32)
+
+    def accept(num_reqs: int, first: int, num_rows: int) -> None:
+        accept_tree_path(
+            target_token_ids=targets[: num_reqs * num_rows],
+            draft_token_ids=drafts[first:][: num_reqs * num_rows],
+            row_starts=starts[first : num_reqs + 1],
+            parents=parents,
+            is_chain_only=torch.zeros(40, dtype=torch.bool),
+            request_slots=starts[first:num_reqs],
+            token_ids=token_ids[first:],
+            accepted_rows=accepted_rows,
+            num_sampled=starts[first:num_reqs],
+        )
+
+    return iter([partial(accept, 1, 0, 8)]), (
+        partial(accept, n, first, rows) for n in range(1, 41) for first in {0, 1, n // 2} - {n} for rows in (1, 7, 31)
+    )
+
+
+def tree_rows() -> tuple[Calls, Calls]:
+    """Rows placed, put back and kept: of 1 to 40 requests, any part of a batch."""
+    depths, ancestors = torch.zeros(40, 32, dtype=torch.int32), torch.zeros(40, 32, dtype=torch.int64)
+    rows, starts = torch.zeros(600, dtype=torch.int64), torch.zeros(41, dtype=torch.int32)
+
+    def place_and_keep(num_reqs: int, first: int, sign: int, writes_masks: bool) -> None:
+        row_starts, slots = starts[first : num_reqs + 1], rows[first:num_reqs]
+        place_tree_rows(
+            positions=rows,
+            row_masks=rows if writes_masks else None,
+            row_starts=row_starts,
+            logit_starts=row_starts,
+            request_slots=slots,
+            depths=depths,
+            ancestors=ancestors,
+            sign=sign,
+        )
+        keep_tree_rows(
+            kept_rows=rows.int(),
+            row_starts=row_starts,
+            logit_starts=row_starts,
+            request_slots=slots,
+            accepted_rows=depths,
+            num_sampled=starts[first:num_reqs],
+        )
+
+    return iter([partial(place_and_keep, 1, 0, 1, False)]), (
+        partial(place_and_keep, n, first, *how)
+        for n in range(1, 41)
+        for first in {0, 1, n // 2} - {n}
+        for how in ((1, True), (-1, False))
+    )
+
+
+def tree_kv(head_size: int) -> tuple[Calls, Calls]:
+    """1 to 40 requests, any part of a batch."""
+    layout = CacheLayout.of(torch.zeros(2, 4, 16, 3, head_size, dtype=torch.bfloat16))
+    addresses, table = torch.zeros(5, dtype=torch.int64), torch.zeros(40, 37, dtype=torch.int32)
+    accepted_rows, of_requests = torch.zeros(40, 13, dtype=torch.int32), torch.zeros(40, dtype=torch.int32)
+
+    def compact(num_reqs: int, first: int) -> None:
+        compact_tree_kv(
+            cache_addresses=addresses,
+            layout=layout,
+            block_table=table,
+            block_size=16,
+            request_slots=of_requests[first:num_reqs],
+            num_computed=of_requests,
+            accepted_rows=accepted_rows,
+            num_sampled=of_requests[first:num_reqs],
+        )
+
+    return iter([partial(compact, 1, 0)]), (
+        partial(compact, n, first) for n in range(1, 41) for first in {0, 1, n // 2} - {n}
+    )
 
 
 SWEEPS: dict[str, Callable[[], tuple[Calls, Calls]]] = {
@@ -145,6 +281,13 @@ SWEEPS: dict[str, Callable[[], tuple[Calls, Calls]]] = {
     "layout": partial(layout, (16,), False),
     "layout, trees, two groups": partial(layout, (16, 8), True),
     "layout, no cache": partial(layout, (), False),
+    "layout, features": partial(layout, (16,), False, reads_target=True),
+    "features": target_features,
+    "trees": trees,
+    "tree path": tree_path,
+    "tree rows": tree_rows,
+    "tree K/V": partial(tree_kv, 128),
+    "tree K/V, odd heads": partial(tree_kv, 3),
 }
 
 

@@ -51,6 +51,12 @@ class Comparison:
             write_report(self.options.json_file, self.report, complete=self.is_complete)
 
     def _start(self, contender: Contender) -> Engine:
+        engine = self._engine(contender)
+        if engine.mode is not None:
+            self.report.conditions["methods"][contender.label]["mode"] = engine.mode
+        return engine
+
+    def _engine(self, contender: Contender) -> Engine:
         if self.options.reference:
             from vllm_pard.bench.reference_engine import ReferenceRunner, max_length
 

@@ -1,20 +1,26 @@
 """What can be compared: each way of decoding is one entry of a table."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
 from vllm_pard.catalog import DEMO_MARKER, choose_draft
 from vllm_pard.checkpoint import load_config
+from vllm_pard.conditions import portable
 from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
+from vllm_pard.pard2 import WantedMode
+from vllm_pard.target_proj import check_mode
 
 # The models, K -> what vLLM is told
 SpeculativeConfig = Callable[["Models", int], dict[str, Any] | None]
 NGRAM_LENGTHS = {"prompt_lookup_min": 2, "prompt_lookup_max": 4}
+NUM_TREE_NODES = 32
 BASELINE = "none"
+CONTENDER = re.compile(r"([^=:]*)(?:=(.*?))?(?::([^:/]*))?")  # METHOD[=MODEL][:K]
 
 
 class MethodError(PardError):
@@ -27,6 +33,7 @@ class Models:
 
     target: str
     draft: str | None = None
+    mode: WantedMode = "auto"  # of a PARD-2 draft
     ar_draft: str | None = None
     eagle3_head: str | None = None
 
@@ -45,6 +52,10 @@ class Models:
     @property
     def mask_token_id(self) -> int:
         return int(self._chosen[0].mask_token_id)
+
+    def check_mode(self) -> None:
+        """Raise CheckpointError where the PARD draft can't be run as it is wanted to."""
+        check_mode(self._chosen[0], self.target, self.target_config, self.mode)
 
     @property
     def trained_num_speculative_tokens(self) -> int:
@@ -74,13 +85,16 @@ class Method:
 
     about: str
     speculative: SpeculativeConfig
+    names: Literal["draft", "ar_draft", "eagle3_head"] | None = None  # which of Models METHOD=MODEL gives
     draft: Callable[[Models], str] | None = None  # the model whose weights a step reads
     reads: Literal["never", "once", "per token", "unknown"] = "never"  # how often a step reads them
 
 
 def _pard(models: Models, k: int) -> dict[str, Any]:
     check_num_speculative_tokens(k)
-    return {"method": "pard", "model": models.pard_draft, "num_speculative_tokens": k}
+    models.check_mode()
+    told: dict[str, Any] = {"method": "pard", "model": models.pard_draft, "num_speculative_tokens": k}
+    return told if models.mode == "auto" else told | {"mode": models.mode}
 
 
 def _parallel(models: Models, k: int) -> dict[str, Any]:
@@ -92,22 +106,36 @@ def _draft_model(models: Models, k: int) -> dict[str, Any]:
     return {"method": "draft_model", "model": models.autoregressive_draft, "num_speculative_tokens": k}
 
 
+def _pard_with(about: str, told: dict[str, Any], reads: Literal["once", "unknown"]) -> Method:
+    """PARD with more keys of the speculative config."""
+    return Method(
+        about=about,
+        names="draft",
+        speculative=lambda models, k: _pard(models, k) | told,
+        draft=lambda models: models.pard_draft,
+        reads=reads,
+    )
+
+
 METHODS: Mapping[str, Method] = {
     BASELINE: Method(about="plain decoding", speculative=lambda models, k: None),
     "draft_model": Method(
         about="vanilla speculation: an autoregressive draft, K forwards a step",
+        names="ar_draft",
         speculative=_draft_model,
         draft=lambda models: models.autoregressive_draft,
         reads="per token",
     ),
     "draft_model+parallel_drafting": Method(
         about="vLLM's own parallel drafting, with the PARD draft",
+        names="draft",
         speculative=_parallel,
         draft=lambda models: models.pard_draft,
         reads="once",
     ),
     "eagle3": Method(
         about="an EAGLE-3 head",
+        names="eagle3_head",
         speculative=lambda models, k: {"method": "eagle3", "model": models.head, "num_speculative_tokens": k},
         reads="unknown",
     ),
@@ -121,18 +149,33 @@ METHODS: Mapping[str, Method] = {
     ),
     "pard": Method(
         about="PARD by vllm_pard",
+        names="draft",
         speculative=_pard,
         draft=lambda models: models.pard_draft,
         reads="once",
     ),
-    "pard+own_attention": Method(
-        about="PARD with the draft's attention in our kernel (GPU)",
-        speculative=lambda models, k: _pard(models, k) | {"attention_backend": "CUSTOM"},
+    "pard+independent": Method(
+        about="PARD-2 without features of the target",
+        names="draft",
+        speculative=lambda models, k: _pard(replace(models, mode="independent"), k),
         draft=lambda models: models.pard_draft,
         reads="once",
     ),
+    "pard+auto": _pard_with(
+        "PARD with as many draft tokens as pay, chosen while it runs", {"num_speculative_tokens": "auto"}, "unknown"
+    ),
+    "pard+tree": _pard_with(
+        f"PARD with trees of {NUM_TREE_NODES} draft tokens (GPU)", {"tree": {"nodes": NUM_TREE_NODES}}, "once"
+    ),
+    "pard+tree+auto": _pard_with(
+        "PARD with trees of as many draft tokens as pay, chosen while it runs (GPU)", {"tree": "auto"}, "unknown"
+    ),
+    "pard+own_attention": _pard_with(
+        "PARD with the draft's attention in our kernel (GPU)", {"attention_backend": "CUSTOM"}, "once"
+    ),
     "pard+fp8": Method(
         about="PARD with the draft's weights in 8 bits (GPU)",
+        names="draft",
         speculative=lambda models, k: _pard(models, k) | {"quantization": "fp8"},
         reads="unknown",
     ),
@@ -144,6 +187,8 @@ REFERENCE_METHODS: Mapping[str, Method] = {
     "ar+": METHODS[BASELINE],
     "vsd": METHODS["draft_model"],
     "pard": METHODS["pard"],
+    "pard+independent": METHODS["pard+independent"],
+    "pard+tree": METHODS["pard+tree"],
 }
 
 
@@ -155,6 +200,12 @@ class Contender:
     method: Method
     num_speculative_tokens: int  # 0: it drafts nothing
     label: str
+    own_model: str | None = None  # in place of the one that all have
+
+    @property
+    def title(self) -> str:
+        """Its label without K."""
+        return self.name if self.own_model is None else f"{self.name}={portable(self.own_model)}"
 
     @property
     def is_plain(self) -> bool:
@@ -165,30 +216,57 @@ class Contender:
         """How often a step reads the draft's weights; None where that is not known."""
         return {"never": 0, "once": 1, "per token": self.num_speculative_tokens, "unknown": None}[self.method.reads]
 
-    def speculative_config(self, models: Models) -> dict[str, Any] | None:
-        return self.method.speculative(models, self.num_speculative_tokens)
+    def models(self, common: Models) -> Models:
+        """Those of the comparison, or with its own draft among them."""
+        if self.own_model is None or self.method.names is None:
+            return common
+        given: dict[str, Any] = {self.method.names: self.own_model}
+        return replace(common, **given)
+
+    def speculative_config(self, common: Models) -> dict[str, Any] | None:
+        return self.method.speculative(self.models(common), self.num_speculative_tokens)
+
+    def draft(self, common: Models) -> str | None:
+        """The model whose weights a step reads, where there is one and it is known."""
+        return None if self.method.draft is None else self.method.draft(self.models(common))
 
 
 def parse_contenders(
     text: str, table: Mapping[str, Method], models: Models, num_speculative_tokens: int | None
 ) -> list[Contender]:
-    """`METHOD[:K],METHOD[:K],...`; K left out is the given one, or else the one that the PARD draft was trained for.
+    """`METHOD[=MODEL][:K],...`; K left out is the given one, or else the one that the PARD draft was trained for.
 
     Every model that a method needs is looked up here, so that a missing one is told before anything starts.
     """
-    contenders = []
-    for item in text.split(","):
-        name, separator, own = item.strip().partition(":")
-        method = _known(name, table)
-        k = 0
-        if method is not METHODS[BASELINE]:
-            k = _parse_k(item, own) if separator else num_speculative_tokens or models.trained_num_speculative_tokens
-            method.speculative(models, k)
-        elif separator:
-            raise MethodError(f"method {name!r} drafts nothing, so it has no K; got {item.strip()!r}")
-        contenders.append(Contender(name=name, method=method, num_speculative_tokens=k, label=item.strip()))
+    contenders = [_parse(item.strip(), table) for item in text.split(",")]
     _refuse_twice(contender.label for contender in contenders)
+    for place, contender in enumerate(contenders):
+        if contender.method is METHODS[BASELINE]:
+            continue
+        if contender.is_plain:
+            k = num_speculative_tokens or contender.models(models).trained_num_speculative_tokens
+            contenders[place] = replace(contender, num_speculative_tokens=k)
+        contenders[place].speculative_config(models)
     return contenders
+
+
+def _parse(item: str, table: Mapping[str, Method]) -> Contender:
+    """With K = 0 where it is left out."""
+    found = CONTENDER.fullmatch(item)
+    name, model, k = found.groups() if found else (item, None, None)
+    method = _known(name, table)
+    if method is METHODS[BASELINE] and k is not None:
+        raise MethodError(f"method {name!r} drafts nothing, so it has no K; got {item!r}")
+    if model is not None and (method.names is None or not model):
+        takers = ", ".join(name for name, method in table.items() if method.names)
+        raise MethodError(f"METHOD=MODEL gives a draft or head to one of {takers}; got {item!r}")
+    return Contender(
+        name=name,
+        method=method,
+        num_speculative_tokens=0 if k is None else _parse_k(item, k),
+        label=item if model is None else item.replace(model, portable(model)),
+        own_model=model,
+    )
 
 
 def _known(name: str, table: Mapping[str, Method]) -> Method:

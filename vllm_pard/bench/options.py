@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm_pard.bench.load import Sampling
 from vllm_pard.errors import PardError
+from vllm_pard.pard2 import WantedMode
 from vllm_pard.process import has_cpu_engine
 
 
@@ -28,6 +29,7 @@ class Options:
     requests_per_user: int | None
     sampling: Sampling
     draft: str | None
+    mode: WantedMode
     ar_draft: str | None
     eagle3_head: str | None
     num_speculative_tokens: int | None

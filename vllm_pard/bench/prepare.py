@@ -5,7 +5,6 @@ from statistics import mean
 from typing import Any
 
 from vllm_pard.bench.comparison import Comparison
-from vllm_pard.bench.conditions import conditions, gpu_names, portable
 from vllm_pard.bench.load import Request
 from vllm_pard.bench.methods import METHODS, REFERENCE_METHODS, Contender, Models, parse_contenders
 from vllm_pard.bench.options import BenchmarkError, Options, engine_options
@@ -16,6 +15,7 @@ from vllm_pard.bench.server import check_port, num_cpu_threads
 from vllm_pard.bench.session import Results
 from vllm_pard.catalog import target_folder
 from vllm_pard.checkpoint import check_exists, load_tokenizer
+from vllm_pard.conditions import conditions, gpu_names, portable
 from vllm_pard.files import check_folder, check_writable
 from vllm_pard.process import has_cpu_engine
 from vllm_pard.prompts import prompt_token_ids
@@ -30,14 +30,15 @@ def prepare(options: Options) -> Comparison:
         PardError: anything asked for is unknown, missing, or does not go together.
     """
     _check_outputs(options)
-    _check_folders(options)
     models = Models(
         target=target_folder(options.target),
         draft=options.draft,
+        mode=options.mode,
         ar_draft=options.ar_draft,
         eagle3_head=options.eagle3_head,
     )
     contenders = _contenders(options, models)
+    _check_folders(options, contenders)
     together = has_cpu_engine() or options.reference if options.together is None else options.together
     if options.port is not None:
         for number in range(len(contenders) if together else 1):
@@ -138,9 +139,9 @@ def _check_outputs(options: Options) -> None:
         check_matplotlib()
 
 
-def _check_folders(options: Options) -> None:
+def _check_folders(options: Options, contenders: list[Contender]) -> None:
     """Of models that only an engine looks into."""
-    for model in (options.ar_draft, options.eagle3_head):
+    for model in (options.ar_draft, options.eagle3_head, *(contender.own_model for contender in contenders)):
         if model is not None:
             check_exists(model)
 

@@ -1,4 +1,4 @@
-"""The reference engine, measured: AR, AR+, VSD and PARD on Transformers; PARD-2 is dependent where its target is."""
+"""The reference engine, measured: AR, AR+, VSD, PARD and PARD-2 on Transformers."""
 
 import time
 from collections.abc import Iterator
@@ -12,13 +12,12 @@ from vllm_pard.bench.measurement import Measurement
 from vllm_pard.bench.methods import Contender, Models
 from vllm_pard.bench.options import BenchmarkError
 from vllm_pard.bench.verify import NUM_LIKELIEST, Output
-from vllm_pard.catalog import choose_draft
-from vllm_pard.checkpoint import load_config
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.pard2 import Mode
+from vllm_pard.reference.drafting import ParallelDrafting
 from vllm_pard.reference.engine import Generation, ReferenceEngine
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
 from vllm_pard.silence import without_progress_bars
-from vllm_pard.target_proj import target_proj_for
 
 
 class ReferenceRunner:
@@ -27,16 +26,20 @@ class ReferenceRunner:
     def __init__(
         self, contender: Contender, models: Models, dtype: str, max_length: int, num_threads: int | None
     ) -> None:
+        drafting = _parallel(contender, models)
+        self.mode: Mode | None = None if drafting is None else drafting.mode
         device = best_device()
         if num_threads:
             torch.set_num_threads(num_threads)
         with readable_memory_errors(), without_progress_bars():
             self._target = load_model(models.target, dtype, device)
-            draft = contender.method.draft and load_model(contender.method.draft(models), dtype, device)
+            name = contender.draft(models)
+            draft = name and load_model(name, dtype, device)
         self._options: dict[str, Any] = {
             "draft": draft,
             "num_speculative_tokens": contender.num_speculative_tokens,
-            **(_parallel(models) if contender.name == "pard" else {"method": contender.name}),
+            **(drafting.options if drafting else {"method": contender.name}),
+            "num_tree_nodes": num_tree_nodes(contender, models),
             "max_length": max_length,
             "compiled": contender.name != "ar",
         }
@@ -96,19 +99,21 @@ class ReferenceRunner:
         return [dict(zip(ids, logprobs, strict=True)) for ids, logprobs in rows]
 
 
-def _parallel(models: Models) -> dict[str, Any]:
-    """How the PARD or PARD-2 draft is run."""
-    checkpoint, _ = choose_draft(models.target, models.target_config, draft=models.draft)
-    options: dict[str, Any] = {
-        "method": "pard",
-        "mask_token_id": checkpoint.mask_token_id,
-        "draft_vocab": checkpoint.read_draft_vocab(),
-    }
-    if checkpoint.features is None:
-        return options
-    hidden_size = load_config(checkpoint.path)["hidden_size"]
-    target_proj, _ = target_proj_for(checkpoint, hidden_size, models.target, models.target_config)
-    return options | {"method": "pard2", "target_proj": target_proj}
+def _parallel(contender: Contender, models: Models) -> ParallelDrafting | None:
+    """How the PARD or PARD-2 draft is run, in the words of what vLLM would be told."""
+    told = contender.speculative_config(models) or {}
+    if told.get("method") != "pard":
+        return None
+    wanted = told.get("mode", "auto")
+    return ParallelDrafting.find(
+        models.target, models.target_config, draft=contender.models(models).draft, wanted=wanted
+    )
+
+
+def num_tree_nodes(contender: Contender, models: Models) -> int:
+    """0: drafts are chains."""
+    told = contender.speculative_config(models) or {}
+    return int(told.get("tree", {}).get("nodes", 0))
 
 
 @contextmanager

@@ -78,8 +78,8 @@ class Roof:
         if num_draft_forwards is None or target is None:
             return None
         step = target.forward(num_requests, context)
-        if num_draft_forwards and contender.method.draft:
-            draft = model_bytes(contender.method.draft(self.models), self.dtype)
+        if num_draft_forwards and (name := contender.draft(self.models)):
+            draft = model_bytes(name, self.dtype)
             if draft is None:
                 return None
             step += num_draft_forwards * draft.forward(num_requests, context)

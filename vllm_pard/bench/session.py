@@ -10,10 +10,13 @@ from vllm_pard.bench.methods import Contender
 from vllm_pard.bench.plan import Plan, Step
 from vllm_pard.bench.verify import Output, Verification, compare
 from vllm_pard.errors import PardError
+from vllm_pard.pard2 import Mode
 
 
 class Engine(Protocol):
     """A started engine that decodes in one way."""
+
+    mode: Mode | None  # in which a PARD-2 draft turned out to run
 
     def measure(self, requests: list[Request], sampling: Sampling, concurrency: int) -> Measurement: ...
 

@@ -46,7 +46,7 @@ def verdicts(contenders: Sequence[Contender], cells: Mapping[tuple[str, int], Ce
                 costs,
                 num_speculative_tokens=contender.num_speculative_tokens,
                 batch_size=cost.batch_size,
-                name=contender.name,
+                name=contender.title,
             )
             judged.append((cell, verdict))
     return judged
@@ -59,9 +59,9 @@ def as_record(cell: Cell, verdict: Verdict) -> dict[str, Any]:
 def _costs(
     contender: Contender, contenders: Sequence[Contender], cells: Mapping[tuple[str, int], Cell]
 ) -> list[StepCosts]:
-    """At each concurrency at which both are measured; other K of the same method help to find the best."""
+    """At each concurrency at which both are measured; other K of the same method and draft help to find the best."""
     found = []
-    family = [other for other in contenders if other.name == contender.name and other is not contender]
+    family = [other for other in contenders if other.title == contender.title and other is not contender]
     for (label, concurrency), cell in cells.items():
         plain = cells[contenders[0].label, concurrency]
         if label != contender.label or not cell.runs or not plain.runs:

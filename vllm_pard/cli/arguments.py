@@ -10,6 +10,9 @@ from vllm_pard.errors import PardError
 
 # As everywhere a short name beats a folder: a command means the same in every folder.
 TARGET_HELP = 'Folder or Hugging Face name of the target; "demo": the bundled one (a folder of that name: ./demo).'
+MODE_HELP = (
+    "Of a PARD-2 draft: reads features of its target (dependent), or none; auto: dependent where that can be had."
+)
 DTYPES = ("auto", "bfloat16", "float", "float16", "float32", "half")  # vLLM's
 
 
@@ -18,6 +21,14 @@ class Engine(str, Enum):
 
     vllm = "vllm"
     reference = "reference"
+
+
+class Mode(str, Enum):
+    """What a PARD-2 draft is to read."""
+
+    auto = "auto"
+    dependent = "dependent"
+    independent = "independent"
 
 
 class UsageError(PardError):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from vllm_pard.catalog import DEMO
-from vllm_pard.cli.arguments import TARGET_HELP, Engine, check_dtype, json_object, whole_numbers
+from vllm_pard.cli.arguments import MODE_HELP, TARGET_HELP, Engine, Mode, check_dtype, json_object, whole_numbers
 
 if TYPE_CHECKING:
     from vllm_pard.bench.comparison import Comparison
@@ -26,7 +26,7 @@ class Placement(str, Enum):
 
 def bench(
     target: str = typer.Argument(DEMO, help=TARGET_HELP),
-    methods: str | None = typer.Option(None, help="METHOD[:K],... ; the first is the baseline. See --list."),
+    methods: str | None = typer.Option(None, help="METHOD[=MODEL][:K],... ; the first is the baseline. See --list."),
     prompts: str = typer.Option(DEMO, help="A prompt set (see --list), NAME=FILE for a local copy of one, or a file."),
     category: str | None = typer.Option(None, help="Only prompts of this category, where a set has any."),
     num_prompts: int | None = typer.Option(None, min=1, help="How many of them, chosen by --seed; left out, all."),
@@ -39,6 +39,7 @@ def bench(
     ignore_eos: bool = typer.Option(False, "--ignore-eos", help="Always --max-tokens tokens; for step costs."),
     seed: int = typer.Option(0, help="Of the choice of prompts, and of sampling."),
     draft: str | None = typer.Option(None, help="The PARD draft; left out, the catalog picks one."),
+    mode: Mode = typer.Option(Mode.auto, help=MODE_HELP),
     ar_draft: str | None = typer.Option(None, help="The autoregressive draft of draft_model (vsd)."),
     eagle3_head: str | None = typer.Option(None, help="The head of eagle3."),
     num_speculative_tokens: int | None = typer.Option(None, min=1, help="K; left out, what the draft was trained for."),
@@ -87,6 +88,7 @@ def bench(
         requests_per_user=requests_per_user,
         sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, ignore_eos=ignore_eos),
         draft=draft,
+        mode=mode.value,
         ar_draft=ar_draft,
         eagle3_head=eagle3_head,
         num_speculative_tokens=num_speculative_tokens,
@@ -139,5 +141,6 @@ def print_list() -> None:
     print("methods:")
     for name, method in METHODS.items():
         print(f"  {name:30} {method.about}")
+    print("METHOD=MODEL gives that one a draft (or head) of its own, so that several are compared in one run")
     print(f"methods of --engine reference: {', '.join(REFERENCE_METHODS)}")
     print(f"prompt sets: {', '.join(set_names())}")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vllm_pard.cli.demo_report import Measurement
 
-PLAIN, PARD = "plain", "PARD"
+PLAIN = "plain"
 MAX_MODEL_LEN = 512
 TOY = "A toy of a few million parameters, trained on templates: its wrong answers are its own, with and without PARD."
 # The pair is small: a gigabyte holds every K/V block, one process an engine saves seconds of start-up, and two threads
@@ -43,7 +43,24 @@ class Dtype(str, Enum):
     bfloat16 = "bfloat16"
 
 
+class Draft(str, Enum):
+    """The demo pair's drafts, by their training; PARD-2's also reads the target's hidden states."""
+
+    pard = "pard"
+    pard2 = "pard2"
+
+    @property
+    def label(self) -> str:
+        return "PARD" if self is Draft.pard else "PARD-2"
+
+    @property
+    def model(self) -> str:
+        """Among the demo's models."""
+        return "draft" if self is Draft.pard else "draft_pard2"
+
+
 def demo(
+    draft: Draft = typer.Option(Draft.pard, help="Which draft; pard2 is not shipped: `make demo-pair` trains it."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Weights and arithmetic."),
     num_prompts: int = typer.Option(8, "--prompts", min=1, help="How many held-out prompts to answer."),
     batch_size: int = typer.Option(1, min=1, help="Requests at a time."),
@@ -70,16 +87,20 @@ def demo(
     if json_file:
         check_writable(json_file)
     console = Console(highlight=False)
-    engine_options = {name: demo_engine(name, dtype, batch_size, num_speculative_tokens) for name in (PLAIN, PARD)}
+    pard = draft.label
+    engine_options = {
+        PLAIN: demo_engine(dtype, batch_size),
+        pard: demo_engine(dtype, batch_size, draft, num_speculative_tokens),
+    }
     prompts = demo_prompts(num_prompts)
     sampling = {"temperature": 0.0, "max_tokens": max_tokens}
     conditions, measurements = run_in_turns(console, engine_options, prompts, sampling, batch_size, runs, verbose)
     console.print()
-    options = {"dtype": dtype.value, "num_prompts": len(prompts), "batch_size": batch_size}
+    options = {"dtype": dtype.value, "draft": draft.value, "num_prompts": len(prompts), "batch_size": batch_size}
     options |= {"max_tokens": max_tokens, "num_speculative_tokens": num_speculative_tokens, "runs": runs}
-    print_report(console, options, measurements[PLAIN], measurements[PARD])
+    print_report(console, options, measurements[PLAIN], measurements[pard], title=pard)
     if json_file:
-        write_report(json_file, options, conditions, measurements[PLAIN], measurements[PARD])
+        write_report(json_file, options, conditions, measurements[PLAIN], measurements[pard])
         console.print(f"\nwritten to {json_file}", markup=False)
 
 
@@ -92,9 +113,12 @@ def run_in_turns(
     runs: int,
     verbose: bool,
 ) -> "tuple[dict[str, Any], dict[str, list[Measurement]]]":
-    """Start all engines, let each answer once to be seen, then measure them in turns; conditions and measurements.
+    """Start all engines, let each answer once to be seen, then measure them in turns.
 
     What is seen is not measured: it pays for the engine's set-up and for the terminal.
+
+    Returns:
+        The conditions of the last engine, and the measurements of each.
     """
     from vllm_pard.cli.demo_report import measure
     from vllm_pard.cli.engine.client import EngineProcess
@@ -107,8 +131,9 @@ def run_in_turns(
                 for name, options in engine_options.items()
             }
             conditions = {name: engine.wait_until_ready() for name, engine in engines.items()}
-        for line in engines[PARD].log_lines(PARD_LOG_LINE):
-            console.print(f"vLLM: {line}", style="dim", markup=False)
+        for engine in engines.values():
+            for line in engine.log_lines(PARD_LOG_LINE):
+                console.print(f"vLLM: {line}", style="dim", markup=False)
         console.print(TOY, style="dim", markup=False)
         for name, engine in engines.items():
             console.print(f"\n[bold]{name}[/bold]")
@@ -117,15 +142,17 @@ def run_in_turns(
             for name, engine in engines.items():
                 with console.status(f"Measuring {name}, run {run + 1} of {runs} ..."):
                     measurements[name].append(measure(engine.generate(prompts, sampling)))
-    return conditions[PARD], measurements
+    return list(conditions.values())[-1], measurements
 
 
-def demo_engine(name: str, dtype: Dtype, batch_size: int, num_speculative_tokens: int) -> dict[str, Any]:
-    """Arguments of vLLM's LLM class."""
+def demo_engine(
+    dtype: Dtype, batch_size: int, draft: Draft | None = None, num_speculative_tokens: int = 0
+) -> dict[str, Any]:
+    """Arguments of vLLM's LLM class; without a draft, those of plain decoding."""
     from vllm_pard.demo import demo_path
 
     try:
-        target, _ = str(demo_path("target")), demo_path("draft")
+        target, model = str(demo_path("target")), draft and str(demo_path(draft.model))
     except FileNotFoundError as error:
         raise DemoError(str(error)) from error
     options: dict[str, Any] = {
@@ -136,8 +163,10 @@ def demo_engine(name: str, dtype: Dtype, batch_size: int, num_speculative_tokens
         "gpu_memory_utilization": 0.3,
         "enable_prefix_caching": False,  # or every run but the first would skip the prompts
     }
-    if name == PARD:
+    if draft is not None:
         options["speculative_config"] = {"method": "pard", "num_speculative_tokens": num_speculative_tokens}
+        if draft is not Draft.pard:  # which is the one that is found without being named
+            options["speculative_config"]["model"] = model
     return options
 
 

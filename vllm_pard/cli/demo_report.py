@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vllm_pard.bench.conditions import conditions
 from vllm_pard.bench.verdicts import noise, step_ms
+from vllm_pard.conditions import conditions
 from vllm_pard.files import write_whole
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.verdict import StepCosts, Verdict, judge
@@ -53,12 +53,14 @@ def measure(events: Iterable[dict[str, Any]]) -> Measurement:
     return run
 
 
-def print_report(console: Console, options: dict[str, Any], plain: list[Measurement], pard: list[Measurement]) -> None:
+def print_report(
+    console: Console, options: dict[str, Any], plain: list[Measurement], pard: list[Measurement], *, title: str
+) -> None:
     stats = total_stats(pard)
     table = Table(title=f"median of {len(plain)} runs" if len(plain) > 1 else None, show_edge=False)
     table.add_column("")
     table.add_column("plain", justify="right")
-    table.add_column("PARD", justify="right")
+    table.add_column(title, justify="right")
     table.add_row("tokens/s", f"{median_speed(plain):.1f}", f"{median_speed(pard):.1f}")
     table.add_row("speed-up", "1.00x", f"{median_speed(pard) / median_speed(plain):.2f}x")
     table.add_row("mean acceptance length", "1.00", f"{stats.mean_acceptance_length:.2f}")

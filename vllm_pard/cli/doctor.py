@@ -13,7 +13,9 @@ import typer
 from vllm_pard.catalog import target_folder
 from vllm_pard.checkpoint import check_exists
 from vllm_pard.cli.arguments import (
+    MODE_HELP,
     TARGET_HELP,
+    Mode,
     UsageError,
     check_dtype,
     json_object,
@@ -23,6 +25,7 @@ from vllm_pard.cli.arguments import (
 from vllm_pard.cli.finding import Finding
 from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.errors import PardError
+from vllm_pard.pard2 import WantedMode
 from vllm_pard.prompts import read_prompts
 from vllm_pard.silence import without_warnings
 
@@ -34,6 +37,7 @@ def doctor(
     target: str | None = typer.Argument(None, help=f"Also check whether this target can be served. {TARGET_HELP}"),
     draft: str | None = typer.Argument(None, help="Draft for the target; left out, the catalog picks one."),
     mask_token_id: int | None = typer.Option(None, help="For a draft whose config.json names no mask token."),
+    mode: Mode = typer.Option(Mode.auto, help=MODE_HELP),
     as_json: bool = typer.Option(False, "--json", help="Print JSON."),
     measure: bool = typer.Option(False, "--measure", help="Run the pair, and judge whether the draft pays here."),
     prompts: Path | None = typer.Option(None, help="With --measure: prompts like yours, as for generate."),
@@ -64,12 +68,13 @@ def doctor(
     folder = target and target_folder(target)
     check_given(folder, draft, mask_token_id)
     with without_warnings():
-        findings = look(folder, draft, mask_token_id)
+        findings = look(folder, draft, mask_token_id, mode.value)
     if folder is not None and all(finding.status != "problem" for finding in findings):
         if measure:
             from vllm_pard.cli.measure.report import judge_pair, planned_pair
 
-            pair = planned_pair(folder, draft, mask_token_id, num_speculative_tokens, own_prompts, sizes, options)
+            lengths = (num_speculative_tokens, own_prompts, sizes)
+            pair = planned_pair(folder, draft, mask_token_id, mode.value, *lengths, options)
             findings += judge_pair(pair, verbose=verbose)
         else:
             findings.append(not_judged(folder, draft))
@@ -81,13 +86,13 @@ def doctor(
         raise typer.Exit(PROBLEMS_FOUND)
 
 
-def look(target: str | None, draft: str | None, mask_token_id: int | None) -> list[Finding]:
+def look(target: str | None, draft: str | None, mask_token_id: int | None, mode: WantedMode) -> list[Finding]:
     """At everything that can be known without loading weights."""
     findings = [*check_versions(), *check_engine(), *check_plugin(), *check_demo()]
     if target is not None:
         findings += check_pair(target, draft, mask_token_id)
         if all(finding.status != "problem" for finding in findings):
-            findings.append(foretell(target, draft, mask_token_id))
+            findings += foretell(target, draft, mask_token_id, mode)
     return findings
 
 
@@ -185,7 +190,6 @@ def check_pair(target: str, draft: str | None, mask_token_id: int | None) -> Ite
     """Everything about a pair that can be known without loading weights."""
     from vllm_pard.catalog import choose_draft
     from vllm_pard.checkpoint import check_tokenizers, load_config
-    from vllm_pard.pard2 import choose_mode
 
     try:
         target_config = load_config(target)
@@ -195,10 +199,6 @@ def check_pair(target: str, draft: str | None, mask_token_id: int | None) -> Ite
         )
         text = f"{checkpoint.path}, mask token {checkpoint.mask_token_id}, K={num_speculative_tokens}"
         yield Finding("draft", "ok", text)
-        if checkpoint.features is not None:
-            mode, reason = choose_mode(checkpoint.path, checkpoint.features, target, target_config)
-            served = f"a PARD-2 draft; this version serves it target-independent; --engine reference runs it {mode}"
-            yield Finding("draft", "note", f"{served}: {reason}")
         if checkpoint.vocab_size != target_config.get("vocab_size"):
             sizes = f"{target_config.get('vocab_size')} and {checkpoint.vocab_size}"
             yield Finding("vocabulary", "note", f"{sizes} ids; only common ids are drafted")
@@ -208,14 +208,25 @@ def check_pair(target: str, draft: str | None, mask_token_id: int | None) -> Ite
         yield Finding("pair", "problem", str(error))
 
 
-def foretell(target: str, draft: str | None, mask_token_id: int | None) -> Finding:
-    """The line that an engine will log, as far as it is known before the models are loaded."""
+def foretell(target: str, draft: str | None, mask_token_id: int | None, mode: WantedMode) -> Iterator[Finding]:
+    """The mode of a PARD-2 draft, and the line that an engine will log, as far as it is known before loading."""
     from vllm_pard.catalog import choose_draft
-    from vllm_pard.checkpoint import load_config
+    from vllm_pard.checkpoint import DEFAULT_LOADING, load_config
+    from vllm_pard.serving.feature_plan import EngineFacts, plan_features
     from vllm_pard.serving.summary import planned
 
-    chosen = choose_draft(target, load_config(target), draft=draft, mask_token_id=mask_token_id)
-    return Finding("log line", "ok", planned(*chosen).line)
+    target_config = load_config(target)
+    checkpoint, k = choose_draft(target, target_config, draft=draft, mask_token_id=mask_token_id)
+    engine = EngineFacts.foretold(target_config)
+    try:
+        plan = plan_features(checkpoint, target, target_config, wanted=mode, engine=engine, loading=DEFAULT_LOADING)
+    except PardError as error:
+        yield Finding("mode", "problem", str(error))
+        return
+    if checkpoint.features is not None:
+        is_as_wanted = plan.features is not None or mode == "independent"
+        yield Finding("mode", "ok" if is_as_wanted else "note", f"{plan.mode}: {plan.reason}")
+    yield Finding("log line", "ok", planned(checkpoint, k, plan).line)
 
 
 def not_judged(target: str, draft: str | None) -> Finding:

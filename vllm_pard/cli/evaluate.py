@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP, Engine, UsageError, check_dtype, json_object, whole_numbers
+from vllm_pard.cli.arguments import MODE_HELP, TARGET_HELP, Engine, UsageError, check_dtype, json_object, whole_numbers
 from vllm_pard.files import check_writable
 
 SOME_REFUSED = 1
@@ -30,7 +30,7 @@ def evaluate(
     ),
     num_prompts: int | None = typer.Option(None, min=1, help="Of each task, chosen by --seed; left out, all."),
     k: str | None = typer.Option(None, "--k", help="Draft lengths, a list: 1,3,5; left out, what it was trained for."),
-    mode: Modes = typer.Option(Modes.auto, help="Of a PARD-2 draft; auto: dependent where the target is its own."),
+    mode: Modes = typer.Option(Modes.auto, help=f"{MODE_HELP} both: one after the other."),
     engine: Engine = typer.Option(Engine.vllm, help="What decodes: vLLM, or the readable engine on Transformers."),
     engine_args: str | None = typer.Option(None, metavar="JSON", help="More arguments of vLLM's LLM class."),
     dtype: str = typer.Option("auto", help="auto, float32, bfloat16 or float16."),

@@ -6,7 +6,7 @@ from typing import Any
 import typer
 
 from vllm_pard.catalog import target_folder
-from vllm_pard.cli.arguments import TARGET_HELP, Engine, UsageError, check_dtype, json_object
+from vllm_pard.cli.arguments import MODE_HELP, TARGET_HELP, Engine, Mode, UsageError, check_dtype, json_object
 
 SOME_REFUSED = 1
 
@@ -22,6 +22,7 @@ def generate(
     ),
     draft: str | None = typer.Option(None, help="Folder or name of the draft; left out, the catalog picks one."),
     num_speculative_tokens: int | None = typer.Option(None, min=1, help="K; left out, what the draft was trained for."),
+    mode: Mode = typer.Option(Mode.auto, help=MODE_HELP),
     no_pard: bool = typer.Option(False, "--no-pard", help="Plain decoding, to compare."),
     speculative_config: str | None = typer.Option(None, metavar="JSON", help="More keys of the speculative config."),
     engine_args: str | None = typer.Option(None, metavar="JSON", help="More arguments of vLLM's LLM class."),
@@ -56,7 +57,7 @@ def generate(
     check_dtype(dtype)
     batch = Batch(
         options={"model": target_folder(target), "dtype": dtype} | engine_options(engine_args),
-        speculative=speculative_options(no_pard, draft, num_speculative_tokens, speculative_config),
+        speculative=speculative_options(no_pard, draft, num_speculative_tokens, mode, speculative_config),
         prompts=with_samples(collect_prompts(prompt, prompts, chat=chat), n),
         sampling={"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed},
         reference=engine is Engine.reference,
@@ -77,10 +78,11 @@ def engine_options(text: str | None) -> dict[str, Any]:
 
 
 def speculative_options(
-    no_pard: bool, draft: str | None, num_speculative_tokens: int | None, extra: str | None
+    no_pard: bool, draft: str | None, num_speculative_tokens: int | None, mode: Mode, extra: str | None
 ) -> dict[str, Any] | None:
     """What vLLM gets as its speculative config."""
     given: dict[str, Any] = {"model": draft, "num_speculative_tokens": num_speculative_tokens}
+    given["mode"] = None if mode is Mode.auto else mode.value
     given = {key: value for key, value in given.items() if value is not None}
     more = json_object("--speculative-config", extra)
     if no_pard:

@@ -18,7 +18,7 @@ from vllm_pard.verdict import StepCosts
 # Engine arguments that leave what a step of a batch costs as it is.
 WITHOUT_EFFECT = ("model", "dtype", "seed", "max_model_len", "max_num_seqs", "enable_prefix_caching")
 # What an engine says of itself that its steps depend on.
-OF_THE_ENGINE = ("vllm", "device", "num_threads", "dtype", "draft")
+OF_THE_ENGINE = ("vllm", "device", "num_threads", "dtype", "draft", "mode")
 
 
 def cost_file(target: str, about: Mapping[str, Any], options: Mapping[str, Any]) -> Path:

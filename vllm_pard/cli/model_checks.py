@@ -11,6 +11,7 @@ from vllm_pard.catalog import CatalogEntry, choose_draft, find_draft
 from vllm_pard.checkpoint import is_local, load_config
 from vllm_pard.config import PardConfig
 from vllm_pard.draft_vocab_file import read_draft_vocab
+from vllm_pard.target_proj import check_mode
 
 METHOD = "pard"
 MISTRAL_CONFIG = "params.json"  # of Mistral's own format, which vLLM prefers
@@ -44,7 +45,15 @@ def check_speculative(
             return
     elif not is_local(wanted.model):
         return
-    choose_draft(target, target_config or {}, draft=wanted.model, mask_token_id=wanted.mask_token_id)
+    checkpoint, _ = choose_draft(target, target_config or {}, draft=wanted.model, mask_token_id=wanted.mask_token_id)
+    if checkpoint.features is None or _has_shapes(target_config):
+        check_mode(checkpoint, target, target_config or {}, wanted.mode)
+
+
+def _has_shapes(config: Mapping[str, Any] | None) -> bool:
+    """Whether they are written out, as for `_known_draft`."""
+    config = config and (config.get("text_config") or config)
+    return config is not None and {"hidden_size", "num_hidden_layers"} <= config.keys()
 
 
 def _known_draft(target: str, config: Mapping[str, Any] | None) -> CatalogEntry | None:

@@ -3,7 +3,7 @@ plain (AR+, AR).
 
 Clear before fast: what PARD is, and the oracle for the vLLM plugin. A step:
 
-    draft   one forward of the draft, over the newest tokens and K - 1 mask tokens, guesses K tokens
+    draft   one forward of the draft, over the newest tokens and K - 1 mask tokens, guesses K tokens (tree.py: a tree)
     score   one forward of the target, over the newest token and the K guesses, says what comes after each
     verify  guesses count as far as they agree with the target, and the target adds one bonus token
     commit  these tokens are kept
@@ -23,11 +23,12 @@ from transformers import PreTrainedModel
 
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.reference.cache import CachedModel
-from vllm_pard.reference.drafters import Drafts, Method, check_method, make_drafter
+from vllm_pard.reference.drafters import Drafts, Method, check_method, make_drafter, parallel_logits
 from vllm_pard.reference.features import Features, check_target_proj
 from vllm_pard.reference.plain import plain_answers
 from vllm_pard.reference.requests import Generation, GenerationError, Prompts, Requests, check_call
 from vllm_pard.reference.sampling import Sampler
+from vllm_pard.reference.tree import check_tree, tree_step
 from vllm_pard.target_proj import TargetProj
 
 __all__ = ["Generation", "GenerationError", "Method", "ReferenceEngine", "generate"]
@@ -38,7 +39,8 @@ class ReferenceEngine:
 
     "ar" is the `generate` of Transformers. "ar+" is this engine without a draft, always compiled; `compiled` does the
     same for the others. Repeated calls compile once. "pard2" is dependent with a `target_proj`, and without one
-    independent, which is "pard". A draft proposes the tokens of `draft_vocab` only; None: all.
+    independent, which is "pard". A draft proposes the tokens of `draft_vocab` only; None: all. A parallel draft may
+    propose a tree of `num_tree_nodes` in place of a chain.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class ReferenceEngine:
         batch_size: int = 1,
         max_length: int,
         compiled: bool = False,
+        num_tree_nodes: int = 0,
     ) -> None:
         check_method(
             method,
@@ -62,6 +65,8 @@ class ReferenceEngine:
             num_speculative_tokens=num_speculative_tokens,
             compiled=compiled,
         )
+        is_parallel = method in ("pard", "pard2")
+        check_tree(num_tree_nodes, num_speculative_tokens, target.config.vocab_size, is_parallel=is_parallel)
         if method in ("ar", "ar+"):
             draft, num_speculative_tokens = None, 0
         compiled = compiled or method == "ar+"
@@ -69,12 +74,20 @@ class ReferenceEngine:
         self.features = None
         if draft is not None and target_proj is not None:
             check_target_proj(target_proj, target, draft)
-            self.features = Features(target_proj, draft=draft, batch_size=batch_size, max_length=num_positions)
-        self.target = CachedModel(target, max_length=num_positions, compiled=compiled, features=self.features)
+            num_slots = num_positions + num_tree_nodes
+            self.features = Features(target_proj, draft=draft, batch_size=batch_size, max_length=num_slots)
+        self.target = CachedModel(
+            target,
+            max_length=num_positions,
+            compiled=compiled,
+            features=self.features,
+            num_spare_slots=num_tree_nodes,
+        )
         self.draft = None
         if draft is not None:
             self.draft = CachedModel(draft, max_length=num_positions, compiled=compiled, vocabulary=draft_vocab)
-        self.method, self.num_speculative_tokens = method, num_speculative_tokens
+        self.method, self.num_speculative_tokens, self.num_tree_nodes = method, num_speculative_tokens, num_tree_nodes
+        self._mask_token_id = mask_token_id
         self.batch_size, self.max_length = batch_size, max_length
         self._draft_tokens = make_drafter(
             self.draft,
@@ -135,11 +148,29 @@ class ReferenceEngine:
             prefill(self.draft, requests, self.features)
         while not requests.finished.all():
             num_draft_tokens = (max_length - requests.lengths).clamp(0, self.num_speculative_tokens)  # [B]
+            if self.num_tree_nodes:
+                self._tree_step(requests, sampler, num_draft_tokens)
+                continue
             drafts = self._draft_tokens(requests, sampler)
             logits = score(self.target, requests, drafts.token_ids)  # [B, K + 1, V]
             num_accepted, bonus_ids = verify(drafts, num_draft_tokens, sampler.probs(logits), sampler)  # [B], [B]
             requests.count(num_draft_tokens, num_accepted)
             commit(requests, drafts.token_ids, num_accepted, bonus_ids)
+
+    def _tree_step(self, requests: Requests, sampler: Sampler, max_depths: Tensor) -> None:
+        assert self.draft is not None
+        assert self._mask_token_id is not None
+        logits = parallel_logits(
+            self.draft, requests, self.num_speculative_tokens, self._mask_token_id, self.features
+        )  # [B, K, V of the draft]
+        tree_step(
+            self.target,
+            logits[..., : self.target.vocab_size],
+            requests,
+            sampler,
+            num_nodes=self.num_tree_nodes,
+            max_depths=max_depths,
+        )
 
 
 def generate(
@@ -156,6 +187,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     eos_token_ids: Sequence[int] = (),
+    num_tree_nodes: int = 0,
 ) -> list[Generation]:
     """One call of a ReferenceEngine that takes these prompts in one batch."""
     engine = ReferenceEngine(
@@ -168,6 +200,7 @@ def generate(
         draft_vocab=draft_vocab,
         batch_size=max(1, len(prompts)),
         max_length=max(map(len, prompts), default=0) + max_new_tokens,
+        num_tree_nodes=num_tree_nodes,
     )
     return engine.generate(
         prompts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed, eos_token_ids=eos_token_ids

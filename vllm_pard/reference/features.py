@@ -41,6 +41,11 @@ class Features:
         requests = torch.arange(slots.shape[0], device=slots.device)[:, None]  # [B, 1]
         self.added[requests, slots + 1] = self._project(features)
 
+    def move(self, sources: Tensor, places: Tensor) -> None:
+        """What was kept at slots [B, T], to others."""
+        requests = torch.arange(sources.shape[0], device=sources.device)[:, None]  # [B, 1]
+        self.added[requests, places + 1] = self.added[requests, sources + 1]
+
     def at(self, positions: Tensor, newest: Tensor) -> Tensor:
         """For rows at positions [B, T] of requests whose newest token is at `newest` [B, 1]. [B, T, H]"""
         requests = torch.arange(positions.shape[0], device=positions.device)[:, None]  # [B, 1]

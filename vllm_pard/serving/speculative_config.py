@@ -16,8 +16,11 @@ from vllm.platforms import current_platform
 from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import Loading, PardCheckpoint, check_tokenizers
 from vllm_pard.config import SPEC_FLAGS, ConfigError, PardConfig, check_num_speculative_tokens
+from vllm_pard.pard2 import FeatureConfig, Mode
 from vllm_pard.serving import compat, hooks
+from vllm_pard.serving.choice_plan import schedule_of, use_choice
 from vllm_pard.serving.draft.positions import extend_draft
+from vllm_pard.serving.feature_plan import EngineFacts, FeaturePlan, plan_features
 from vllm_pard.serving.option_checks import (
     RUNNER_VARIABLE,
     Runner,
@@ -27,6 +30,8 @@ from vllm_pard.serving.option_checks import (
     check_options,
     in_one_sentence,
 )
+from vllm_pard.serving.target_layers import hook_layers
+from vllm_pard.serving.tree.checks import check_tree
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -49,6 +54,14 @@ class PardSpeculativeConfig(SpeculativeConfig):
     """Whether a greedy draft reads its lm_head in 8 bits: goes with `quantization="fp8"`, on V2."""
     runner: Runner = "v2"
     """The model runner this was planned for: V2 drafts with PardSpeculator, V1 with vLLM's parallel drafting."""
+    lengths: tuple[int, ...] = ()
+    """Among which a step's number of draft tokens is chosen; empty: it is what vLLM schedules."""
+    tree_depth: int | None = None
+    """How far a tree looks ahead, whose nodes vLLM takes for the draft tokens; None: a chain."""
+    features: FeatureConfig | None = None
+    """What a PARD-2 draft in dependent mode reads of the target; None in independent mode, and for PARD drafts."""
+    mode_reason: str | None = None
+    """Why a PARD-2 draft has its mode; None for PARD drafts."""
 
     def verify_equal_vocab_size_if_draft_model(self) -> None:
         """Accept any sizes: `build` has compared the tokenizers, and drafting keeps to the common ids."""
@@ -56,12 +69,17 @@ class PardSpeculativeConfig(SpeculativeConfig):
     @property
     def draft_depth(self) -> int:
         """How far the draft looks ahead: a chain has one token at each depth, a tree may have several."""
-        return int(self.num_speculative_tokens)
+        return int(self.tree_depth or self.num_speculative_tokens)
 
     @property
     def reads_target_states(self) -> bool:
-        """Whether the draft reads the target's hidden states; target-independent ones don't."""
-        return False
+        """Whether the draft reads the target's hidden states."""
+        return self.features is not None
+
+    @property
+    def mode(self) -> Mode:
+        """Of a PARD-2 draft; any other is independent."""
+        return "independent" if self.features is None else "dependent"
 
     @property
     def max_num_new_slots_for_drafting(self) -> int:
@@ -77,7 +95,7 @@ class PardSpeculativeConfig(SpeculativeConfig):
         return (
             f"PardSpeculativeConfig(method='pard', draft={self.model!r}, "
             f"num_speculative_tokens={self.num_speculative_tokens}, mask_token_id={self.mask_token_id}, "
-            f"runner={self.runner!r})"
+            f"mode={self.mode!r}, runner={self.runner!r})"
         )
 
 
@@ -98,21 +116,30 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     check_options(wanted, target_model_config, target_parallel_config, runner, WORKER_CLS)
     check_adapters(wanted, engine_args)
     draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
-    check_batched_tokens(engine_args, target_model_config.max_model_len, num_speculative_tokens)
+    plan = _plan_features(wanted, draft, engine_args, target_model_config)
+    num_draft_tokens = num_speculative_tokens if wanted.tree is None else wanted.tree.nodes
+    check_batched_tokens(engine_args, target_model_config.max_model_len, num_draft_tokens)
+    check_tree(wanted, engine_args, target_model_config, runner=runner, num_depths=num_speculative_tokens)
+    lengths = use_choice(wanted, engine_args, num_draft_tokens, runner)
     draft_vocab = check_draft_vocab(wanted, draft, target_model_config, target_parallel_config, runner)
     try:
         result = PardSpeculativeConfig(
             method="draft_model",
             model=draft.path,
-            num_speculative_tokens=num_speculative_tokens,
+            num_speculative_tokens=num_draft_tokens,
+            tree_depth=None if wanted.tree is None else num_speculative_tokens,
+            lengths=lengths,
             parallel_drafting=runner == "v1",
             mask_token_id=draft.mask_token_id,
             draft_vocab=draft_vocab,
             draft_head_int8=str(wanted.upstream.get("quantization")).startswith("fp8"),
             runner=runner,
+            features=plan.features,
+            mode_reason=None if draft.features is None else plan.reason,
             target_model_config=target_model_config,
             target_parallel_config=target_parallel_config,
             **wanted.upstream,
+            **(schedule_of(lengths) if lengths and runner == "v2" else {}),
         )
     except ValidationError as error:
         raise in_one_sentence(error) from error
@@ -126,6 +153,10 @@ def _prepare_draft(spec: PardSpeculativeConfig, draft: PardCheckpoint, target_mo
         raise ConfigError(
             f"vLLM takes the draft {draft.path!r} for method {spec.method!r} because of its name; rename the folder"
         )
+    if spec.features is not None:
+        # vLLM asks the target for the layers that the draft's config names.
+        ids = hook_layers(spec.features.target_layers, target_model_config.hf_text_config.num_hidden_layers)
+        spec.draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids = list(ids)
     if spec.runner == "v1":
         # vLLM's own proposer reads the mask token from the draft's config.
         spec.draft_model_config.hf_config.mask_token_id = draft.mask_token_id
@@ -156,13 +187,7 @@ def _with_spec_flags(engine_args: Any) -> dict[str, Any]:
 
 
 def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardCheckpoint, int]:
-    target, revision = target_model_config.model, wanted.upstream.get("revision")
-    loading = Loading(
-        revision=revision,
-        token=target_model_config.hf_token,
-        trust_remote_code=target_model_config.trust_remote_code,
-        skip_tokenizer=target_model_config.skip_tokenizer_init,
-    )
+    target, loading = target_model_config.model, _draft_loading(wanted, target_model_config)
     draft, num_speculative_tokens = choose_draft(
         target,
         target_model_config.hf_config.to_dict(),
@@ -180,3 +205,28 @@ def _choose_draft(wanted: PardConfig, target_model_config: Any) -> tuple[PardChe
     ):
         logger.warning("PARD: target %s, draft %s: %s", target, draft.path, note)
     return draft, num_speculative_tokens
+
+
+def _draft_loading(wanted: PardConfig, target_model_config: Any) -> Loading:
+    return Loading(
+        revision=wanted.upstream.get("revision"),
+        token=target_model_config.hf_token,
+        trust_remote_code=target_model_config.trust_remote_code,
+        skip_tokenizer=target_model_config.skip_tokenizer_init,
+    )
+
+
+def _plan_features(
+    wanted: PardConfig, draft: PardCheckpoint, engine_args: Any, target_model_config: Any
+) -> FeaturePlan:
+    plan = plan_features(
+        draft,
+        target_model_config.model,
+        target_model_config.hf_config.to_dict(),
+        wanted=wanted.mode,
+        engine=EngineFacts.of(engine_args, target_model_config),
+        loading=_draft_loading(wanted, target_model_config),
+    )
+    if draft.features is not None and plan.features is None and wanted.mode == "auto":
+        logger.warning("PARD: the PARD-2 draft runs independent: %s", plan.reason)
+    return plan

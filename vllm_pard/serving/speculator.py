@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from vllm.config.compilation import CUDAGraphMode
-from vllm.distributed.parallel_state import get_tp_group
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.spec_decode.speculator import DraftModelSpeculator
 from vllm.v1.worker.gpu.states import RequestState
@@ -20,15 +19,17 @@ from vllm_pard.serving.attention.backends import warm_up as warm_up_attention_la
 from vllm_pard.serving.draft.attention import DraftAttention
 from vllm_pard.serving.draft.forward import DraftForward
 from vllm_pard.serving.draft.graphs import DraftGraphs, graph_mode
-from vllm_pard.serving.draft.group import group_of_one, tensor_parallel_group
+from vllm_pard.serving.draft.group import agree, group_of_draft, tensor_parallel_group
 from vllm_pard.serving.draft.head import GreedyHead
 from vllm_pard.serving.draft.kv import DraftKV, StepRequests
 from vllm_pard.serving.draft.loading import load_draft
 from vllm_pard.serving.draft.model import DraftModel, draft_vllm_config
 from vllm_pard.serving.draft.rows import NO_REQUEST, DraftRows, DraftStep
 from vllm_pard.serving.draft.sampling import FilteredDrafts
-from vllm_pard.serving.draft.target_states import TargetStates
-from vllm_pard.serving.draft.vocabulary import NEVER
+from vllm_pard.serving.draft.target_features import TargetFeatures
+from vllm_pard.serving.draft.vocabulary import in_target_vocabulary
+from vllm_pard.serving.tree.model_state import use_trees
+from vllm_pard.serving.tree.trees import Trees
 
 IntArray = NDArray[np.int32]
 
@@ -51,25 +52,26 @@ class PardSpeculator(DraftModelSpeculator):
         self.num_query_per_req = 1 + self.num_speculative_steps
         self.num_extra_query_per_req = self.depth
         self.request_state = request_state
-        is_whole_on_each_rank = self.speculative_config.draft_parallel_config.tensor_parallel_size == 1
-        has_ranks = vllm_config.parallel_config.tensor_parallel_size > 1
-        self.draft_group = group_of_one() if is_whole_on_each_rank and has_ranks else None
-        target_vocab_size = int(vllm_config.model_config.get_vocab_size())
-        if self.draft_logits is not None and self.draft_logits.shape[-1] != target_vocab_size:
-            shape = (*self.draft_logits.shape[:-1], target_vocab_size)
-            self.draft_logits = torch.full(shape, NEVER, dtype=self.draft_logits.dtype, device=device)
+        self.draft_group = group_of_draft(vllm_config)
+        if self.draft_logits is not None:
+            self.draft_logits = in_target_vocabulary(self.draft_logits, vllm_config.model_config.get_vocab_size())
         reads_target = self.speculative_config.reads_target_states
-        self.target_states = TargetStates(self.max_num_tokens, device) if reads_target else None
-        self.draft_kv = DraftKV(self.max_num_reqs, device)
-        self.rows = DraftRows(self, self.draft_kv.num_tokens)
-        self.forward = DraftForward(self.rows, self.depth, self.max_model_len)
+        self.trees = Trees.of(self)
+        self.draft_kv = DraftKV(self.max_num_reqs, device, carries_features=reads_target)
+        self.target_features = TargetFeatures(self) if reads_target else None
+        self.rows = DraftRows(self)
+        self.forward = DraftForward(self)
         self.head: GreedyHead | None = None  # None: the model's logits choose the tokens
         self.filtered_drafts: FilteredDrafts | None = None  # with probabilistic drafts, once the sampler is built
 
     def load_draft_model(self, target_model: nn.Module, target_attn_layer_names: set[str]) -> nn.Module:
         """Load the draft through vLLM, answering in the target's vocabulary."""
+        if self.trees is not None:
+            use_trees(target_model, self.vllm_config, self.trees, target_attn_layer_names)
         with tensor_parallel_group(self.draft_group):
             module, self.head = load_draft(self)
+        if self.target_features is not None:
+            self.target_features.load()
         self.forward.model = DraftModel(module=module, vllm_config=self.vllm_config)
         return module
 
@@ -122,15 +124,19 @@ class PardSpeculator(DraftModelSpeculator):
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Compile every kernel variant that a step can need, so that serving compiles none."""
-        warm_up_attention_layers(self.vllm_config, self.dtype)
+        warm_up_attention_layers(self.vllm_config, self.dtype, self.trees.warm_up() if self.trees is not None else {})
         if self.head is not None:
             self.head.warm_up(self.dtype)
         self.rows.warm_up(self.request_state.last_sampled_tokens)
+        if self.target_features is not None:
+            self.target_features.warm_up()
 
     def reload_weights(self) -> None:
         """Take the draft's weights again where copies of them are used."""
         if self.head is not None:
             self.head.reload()
+        if self.target_features is not None:
+            self.target_features.load()
 
     @torch.inference_mode()
     def propose(
@@ -161,13 +167,14 @@ class PardSpeculator(DraftModelSpeculator):
             num_sampled=num_sampled,
             num_rejected=num_rejected,
             last_sampled=last_sampled,
-            num_drafts=self.depth if num_speculative_tokens is None else num_speculative_tokens,
+            num_drafts=self.depth if num_speculative_tokens is None else min(num_speculative_tokens, self.depth),
+            kept_rows=None if self.trees is None else self.trees.kept(input_batch, num_sampled, dummy_run=dummy_run),
             has_attention=not (dummy_run and skip_attn_for_dummy_run),
         )
-        if self.draft_logits is not None or self.acceptance_estimator is not None:
+        if self.draft_logits is not None or self.acceptance_estimator is not None or self.trees is not None:
             self._copy_request_inputs(input_batch.num_reqs, step.slots, temperature, seeds)  # to where graphs read them
-        if self.target_states is not None:
-            self.target_states.take([last_hidden_states, *(aux_hidden_states or ())])
+        if self.target_features is not None:
+            self.target_features.take(last_hidden_states, aux_hidden_states)
         with tensor_parallel_group(self.draft_group):
             if dummy_run:
                 self._draft_dummy(step)
@@ -175,18 +182,20 @@ class PardSpeculator(DraftModelSpeculator):
                 self._draft(step)
         if self.filtered_drafts is not None and not dummy_run:
             self.filtered_drafts.redraw(input_batch.idx_mapping_np, step.num_drafts)
-        self._agree()
+        if self.draft_group is not None:
+            agree(self)
         return self.draft_tokens[: input_batch.num_reqs]
 
     def _draft(self, step: DraftStep) -> None:
         """Read what the draft lacks and draft; with K = 0 the prompts are read and decodes wait.
 
-        The prefix cache may hand a prompt's blocks on, so they are read in the step that computes them.
+        The prefix cache may hand a prompt's blocks on, so they are read in the step that computes them. Features of the
+        target are there in that step alone, so a draft that takes them reads everything in it.
         """
-        requests = StepRequests.of(step.batch)
+        requests = StepRequests.of(step.batch, 1 + self.depth)
         self.draft_kv.enter(requests)
         first = 0
-        if step.num_drafts == 0:
+        if step.num_drafts == 0 and self.target_features is None:
             first = int(requests.is_prefill.argmax()) if requests.is_prefill.any() else step.batch.num_reqs
             self.draft_kv.skip(requests, slice(0, first))
             if first == step.batch.num_reqs:
@@ -225,12 +234,12 @@ class PardSpeculator(DraftModelSpeculator):
         # The estimator knows a request by its place in the batch, so a batch is drafted for at once.
         may_split = self.acceptance_estimator is None
         num_decodes = self.forward.num_decodes(spans, step.num_drafts)
-        shape = self.forward.find_graph(spans, num_decodes, step.num_drafts, may_split=may_split)
+        shape = self.forward.find_graph(step, spans, num_decodes, may_split=may_split)
         if shape is None:
             return 0
-        if self.draft_logits is not None and num_decodes < len(spans):
+        if num_decodes < len(spans):
             self.idx_mapping[num_decodes:].fill_(NO_REQUEST)
-        self.forward.replay(step, shape)
+        self.forward.replay(step, shape, num_decodes)
         return num_decodes
 
     def _graph_step(
@@ -269,6 +278,11 @@ class PardSpeculator(DraftModelSpeculator):
             some = async_tensor_h2d(np.flatnonzero(will_sample), self.device, torch.int64)
             rows, slots, requests = rows[some], slots[some], some + first
         flat = rows.flatten()  # [B * K]
+        if self.trees is not None:
+            self.draft_tokens[requests] = self.trees.draft(
+                self.forward.model.candidates(hidden_states[flat], self.head), slots
+            )
+            return
         if self.head is not None:
             tokens = self.head.best(hidden_states[flat])
         else:
@@ -282,11 +296,3 @@ class PardSpeculator(DraftModelSpeculator):
                 self.draft_logits,
             )
         self.draft_tokens[requests, :num_drafts] = tokens.view(-1, num_drafts)
-
-    def _agree(self) -> None:
-        """Ranks that differed in a draft token would verify different texts, or, in a confidence, different lengths."""
-        if self.draft_group is None:
-            return
-        get_tp_group().broadcast(self.draft_tokens)
-        if self.acceptance_estimator is not None:
-            get_tp_group().broadcast(self.draft_token_confidence_probs)

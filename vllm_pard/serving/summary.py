@@ -6,9 +6,10 @@ from itertools import chain
 from typing import Any
 
 from vllm_pard.checkpoint import PardCheckpoint
+from vllm_pard.pard2 import FeatureConfig
+from vllm_pard.serving.feature_plan import FeaturePlan
 from vllm_pard.serving.patches import PATCHES, scopes_of_worker
 
-MODE = "target-independent"  # PARD-2's other one is not served yet
 MAX_SIZES_SHOWN = 12
 
 
@@ -27,12 +28,13 @@ class Summary:
     draft_attention: str | None = None
     graphs: str | None = None
     head: str | None = None
+    num_tree_nodes: int | None = None  # None: a chain
 
     @property
     def line(self) -> str:
         """All of it; `process.PARD_LOG_LINE` finds it in a log."""
         facts = [
-            f"draft {self.draft}, K={self.num_speculative_tokens} draft tokens in one forward, mask token "
+            f"draft {self.draft}, K={self.num_speculative_tokens} draft tokens in one forward{self._tree}, mask token "
             f"{self.mask_token_id}, {self.mode}",
             f"vLLM {self.vllm}, model runner {self.runner.upper()}, patched: {', '.join(self.patches) or 'nothing'}",
         ]
@@ -44,8 +46,12 @@ class Summary:
             facts.append(f"draft tokens from {self.head}")
         return f"PARD: {'; '.join(facts)}"
 
+    @property
+    def _tree(self) -> str:
+        return "" if self.num_tree_nodes is None else f" as trees of {self.num_tree_nodes} nodes"
 
-def planned(checkpoint: PardCheckpoint, num_speculative_tokens: int) -> Summary:
+
+def planned(checkpoint: PardCheckpoint, num_speculative_tokens: int, plan: FeaturePlan) -> Summary:
     """What is known of an engine before a model is loaded."""
     import vllm
     from vllm.platforms import current_platform
@@ -58,7 +64,7 @@ def planned(checkpoint: PardCheckpoint, num_speculative_tokens: int) -> Summary:
         draft=checkpoint.path,
         num_speculative_tokens=num_speculative_tokens,
         mask_token_id=checkpoint.mask_token_id,
-        mode=MODE,
+        mode=_mode(plan.features, None if checkpoint.features is None else plan.reason),
         vllm=vllm.__version__,
         runner=runner,
         patches=tuple(patch.function for patch in PATCHES if patch.scope in scopes),
@@ -75,9 +81,10 @@ def of_engine(vllm_config: Any, model_runner: Any) -> Summary:
     is_eager = vllm_config.model_config.enforce_eager or spec.enforce_eager
     return Summary(
         draft=spec.model,
-        num_speculative_tokens=spec.num_speculative_tokens,
+        num_speculative_tokens=spec.draft_depth,
+        num_tree_nodes=spec.num_speculative_tokens if spec.tree_depth is not None else None,
         mask_token_id=spec.mask_token_id,
-        mode=MODE,
+        mode=_mode(spec.features, spec.mode_reason),
         vllm=vllm.__version__,
         runner=spec.runner,
         patches=tuple(patch.function for patch in PATCHES if patch.is_applied),
@@ -124,6 +131,13 @@ def _of_proposer(proposer: Any, mode: Any) -> _Drafting:
         why_no_graphs=f"cudagraph_mode is {mode.name}",
         head="logits",
     )
+
+
+def _mode(features: FeatureConfig | None, reason: str | None) -> str:
+    """`reason` is that of a PARD-2 draft."""
+    if features is not None:
+        return f"PARD-2, dependent: reads layers {', '.join(map(str, features.target_layers))} of the target"
+    return "target-independent" if reason is None else f"PARD-2, independent: {reason}"
 
 
 def _head(head: Any) -> str:

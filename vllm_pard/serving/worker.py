@@ -40,6 +40,8 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
     def init_device(self) -> None:
         """Build the model runner, then swap its drafting for PARD's."""
         compat.check_hooks(hooks.WORKER_HOOKS)
+        if current_platform.is_cpu():
+            compat.check_hooks(hooks.CPU_WORKER_HOOKS)
         super().init_device()
         spec = self.vllm_config.speculative_config
         if not isinstance(spec, PardSpeculativeConfig):
@@ -85,7 +87,12 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         from vllm_pard.serving.verification.named_logprobs import NamedLogprobsRejectionSampler
 
         runner, verifier = self.model_runner, self.model_runner.rejection_sampler
-        if type(verifier) is RejectionSampler:  # a model may bring its own
+        if runner.speculator.trees is not None:
+            from vllm_pard.serving.tree.rejection_sampler import TreeRejectionSampler
+
+            runner.rejection_sampler = TreeRejectionSampler(runner.sampler, runner.speculative_config, runner.device)
+            runner.rejection_sampler.trees = runner.speculator.trees
+        elif type(verifier) is RejectionSampler:  # a model may bring its own
             runner.rejection_sampler = NamedLogprobsRejectionSampler(
                 runner.sampler, runner.speculative_config, runner.device, watermark_key=verifier.watermark_key
             )
@@ -98,27 +105,38 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
         from vllm_pard.serving.speculator import PardSpeculator
         from vllm_pard.serving.verification.lora import VerifiedRowsLoraState
 
-        register()  # layers of target and draft ask for it when they are built
+        if self.vllm_config.speculative_config.tree_depth is not None:
+            compat.check_hooks(hooks.TREE_HOOKS)
+        register(self.vllm_config.model_config.dtype)  # layers of target and draft ask for it when they are built
         runner = self.model_runner
+        self._ask_for_features()
         runner.speculator = PardSpeculator(runner.vllm_config, runner.device, runner.req_states)
         if runner.lora_config is not None:
             runner.lora_state = VerifiedRowsLoraState(runner.max_num_reqs)
 
     def _use_v1_proposer(self) -> None:
         compat.check_hooks(hooks.RUNNER_V1_HOOKS)
+        from vllm_pard.serving.v1.features import DependentProposer
         from vllm_pard.serving.v1.proposer import PardProposer
         from vllm_pard.serving.v1.rejection_sampler import PardRejectionSampler
         from vllm_pard.serving.v1.unverifiable import restore_logits_processors
 
         for scope in scopes_of_worker("v1", is_cpu=current_platform.is_cpu()):
             apply_patches(scope)
-        runner = self.model_runner
-        runner.drafter = PardProposer(runner.vllm_config, runner.device, runner)
-        runner.rejection_sampler = PardRejectionSampler(
-            runner.sampler, self.vllm_config.speculative_config, runner.device
-        )
-        if self.vllm_config.speculative_config.serves_every_sampling_param:
+        runner, spec = self.model_runner, self.vllm_config.speculative_config
+        self._ask_for_features()
+        proposer = DependentProposer if spec.reads_target_states else PardProposer
+        runner.drafter = proposer(runner.vllm_config, runner.device, runner)
+        runner.rejection_sampler = PardRejectionSampler(runner.sampler, spec, runner.device)
+        if spec.serves_every_sampling_param:
             restore_logits_processors(runner)
+
+    def _ask_for_features(self) -> None:
+        """Have the target give the states of the layers that the draft reads beside its output."""
+        spec = self.vllm_config.speculative_config
+        if spec.reads_target_states:
+            layers = spec.draft_model_config.hf_config.eagle_aux_hidden_state_layer_ids
+            self.model_runner.use_aux_hidden_state_outputs = bool(layers)
 
     def compile_or_warm_up_model(self) -> Any:
         """The last thing before the engine is ready: what drafts can need is compiled, and it is known what drafts."""

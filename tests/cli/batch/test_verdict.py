@@ -51,6 +51,7 @@ def test_costs_that_the_doctor_found_serve_later_runs(run: Run) -> None:
         target="unmeasured",
         draft="d",
         mask_token_id=9,
+        mode="auto",
         num_speculative_tokens=2,
         prompts=[Prompt(id="1", text="one")],
         batch_sizes=[4],

@@ -11,8 +11,6 @@ import pytest
 from transformers import AutoTokenizer
 
 from vllm_pard.bench.prompt_sets import PromptSet
-from vllm_pard.catalog import choose_draft
-from vllm_pard.checkpoint import load_config
 from vllm_pard.cli.engine.client import EngineProcess
 from vllm_pard.cli.evaluation import decoding
 from vllm_pard.cli.evaluation.decoding import tokenized
@@ -159,6 +157,42 @@ def test_models_are_loaded_once_when_the_engine_is_closed(
     assert json.loads(output.read_text())["conditions"]["weight_dtype"] == "bfloat16"
 
 
+@pytest.mark.parametrize("decoded", ["dependent", "independent"])
+@pytest.mark.parametrize("mode", ["auto", "both", "independent"])
+def test_an_engine_decodes_in_the_mode_that_it_can(
+    mode: str,
+    decoded: str,
+    run: Run,
+    fake_engine: None,
+    target_named: TargetNamed,
+    pard2_draft: Path,
+    task: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether it can give features is for the engine to say; all other modes are replayed."""
+    wait_until_ready, told = EngineProcess.wait_until_ready, []
+
+    def ready(engine: EngineProcess) -> dict[str, Any]:
+        about = wait_until_ready(engine)
+        told.append(about["options"]["speculative_config"].get("mode"))
+        return about | {"mode": told[-1] or decoded}
+
+    monkeypatch.setattr(EngineProcess, "wait_until_ready", ready)
+    output = tmp_path / "out.json"
+    arguments = ("--prompts", task, "--mode", mode, "--output", output)
+    result = run("evaluate", target_named("target"), pard2_draft, *arguments)
+    assert result.exit_code == 0, result.output
+    assert told == ["independent" if mode == "independent" else None]
+    mode_of_engine = told[0] or decoded
+    assert json.loads(output.read_text())["conditions"]["decoded_mode"] == mode_of_engine
+    modes = {"auto": ["dependent"], "both": ["dependent", "independent"]}.get(mode, ["independent"])
+    assert {row["mode"]: "decoded" in row for row in rows_of(output)} == {m: m == mode_of_engine for m in modes}
+    for other in ("dependent", "independent"):
+        note = f"vLLM decodes {mode_of_engine}; {other} mode is replayed on its answers"
+        assert (note in result.stdout) == (other in modes and other != mode_of_engine)
+
+
 def literal_stats(models: Models, prompts: list[list[int]], k: int, mode: str, *, skip_first: bool) -> AcceptanceStats:
     """What a reference engine of its own counts, from the prompts on or from the first tokens of the answers."""
     target, draft = (load_model(name, "float32", "cpu") for name in (models.question.target, models.checkpoint.path))
@@ -243,8 +277,7 @@ def models(tiny_pair: tuple[Path, Path], tmp_path: Path) -> Models:
     (target / "chat_template.jinja").write_text(
         "{{ messages[0]['content'] }}{% if enable_thinking is false %}!{% endif %}"
     )
-    checkpoint, k = choose_draft(str(target), load_config(str(target)), draft=str(tiny_pair[1]))
-    return Models(question_about(target, tiny_pair[1]), checkpoint, (k,), None, "")
+    return find_models(question_about(target, tiny_pair[1]))
 
 
 def chats(*texts: str) -> PromptSet:

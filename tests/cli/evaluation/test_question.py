@@ -147,7 +147,7 @@ def test_a_target_of_another_name(question: Question, target_named: Callable[[st
         return find_models(replace(other, mode=mode))
 
     assert found("auto").modes == ("independent",)
-    assert f"takes features of 'org/target', and the target is {other.target!r}" in found("auto").why
+    assert f"takes features of 'org/target', and the target is {other.target!r}" in str(found("auto").drafting.reason)
     assert found("both").modes == ("dependent", "independent")
 
 

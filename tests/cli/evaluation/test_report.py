@@ -16,6 +16,7 @@ CONDITIONS: dict[str, Any] = {
     "draft": "org/draft",
     "engine": "vllm",
     "modes": ["independent"],
+    "decoded_mode": "independent",
     "mode_reason": None,
     "weight_dtype": "bfloat16",
     "tasks": [{"name": "gsm8k", "num_prompts": 9}, {"name": "code", "num_prompts": 9}],
@@ -82,7 +83,10 @@ def test_modes_and_why(evaluation: Evaluation, shown: Callable[[Evaluation], lis
         "mode: dependent and independent; the draft takes features of 'x'",
         "vLLM decodes independent; dependent mode is replayed on its answers",
     ]
-    assert shown(Evaluation(conditions | {"engine": "reference"}, rows, {}))[-1].startswith("mode: ")
+    of_reference = conditions | {"engine": "reference", "decoded_mode": "dependent"}
+    assert shown(Evaluation(of_reference, rows, {}))[-1] == (
+        "the reference engine decodes dependent; independent mode is replayed on its answers"
+    )
 
 
 def test_refused_prompts(evaluation: Evaluation, shown: Callable[[Evaluation], list[str]]) -> None:

@@ -20,6 +20,7 @@ PAIR = Pair(
     target="fine",
     draft="the-draft",
     mask_token_id=9,
+    mode="auto",
     num_speculative_tokens=8,
     prompts=[Prompt(id="1", text="one"), Prompt(id="2", text="two")],
     batch_sizes=[1, 4],
@@ -58,7 +59,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, fake_engine: None) -> list[dict[str, 
 
 
 SHARED = {"dtype": "float32", "max_num_seqs": 4, "enable_prefix_caching": False}
-DRAFT = {"method": "pard", "model": "the-draft", "mask_token_id": 9}
+DRAFT = {"method": "pard", "model": "the-draft", "mask_token_id": 9, "mode": "auto"}
 
 
 def test_three_engines_where_the_drafts_part_is_not_known(asked: list[Any], capsys: Any) -> None:

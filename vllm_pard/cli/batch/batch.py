@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from vllm_pard.bench.conditions import portable
 from vllm_pard.checkpoint import is_local
+from vllm_pard.conditions import portable
 from vllm_pard.prompts import Prompt
 
 # "starting", "ready", then "finished" or "refused" for each prompt, "progress" and "costs" in between, "done" last

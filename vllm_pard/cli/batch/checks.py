@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from vllm_pard.checkpoint import check_exists
 from vllm_pard.cli.batch.batch import Batch
 from vllm_pard.cli.model_checks import OTHER_CONFIG, check_speculative, engine_config
+from vllm_pard.config import AUTO
 from vllm_pard.errors import PardError
 
 if TYPE_CHECKING:
     from vllm_pard.reference.engine import Method
 
 REFERENCE_METHODS: "dict[str, Method]" = {"pard": "pard", "draft_model": "vsd"}  # by what vLLM calls them
-REFERENCE_KEYS = {"method", "model", "num_speculative_tokens", "mask_token_id", "mode"}
+REFERENCE_KEYS = {"method", "model", "num_speculative_tokens", "mask_token_id", "mode", "tree"}
 
 
 class ReferenceEngineError(PardError):
@@ -40,4 +41,8 @@ def _check_reference_options(batch: Batch) -> None:
     if batch.speculative is not None and batch.speculative["method"] not in REFERENCE_METHODS:
         raise ReferenceEngineError(
             f"the reference engine drafts with {' or '.join(REFERENCE_METHODS)}; got {batch.speculative['method']!r}"
+        )
+    if batch.speculative is not None and batch.speculative.get("tree") == AUTO:
+        raise ReferenceEngineError(
+            f'"tree": "{AUTO}" is chosen by what steps of vLLM cost: give the reference engine {{"nodes": N}}'
         )

@@ -1,24 +1,21 @@
-"""`vllm-pard generate --engine reference`: one prompt after the other, on Transformers.
-
-PARD-2 drafts are dependent here where the target is their own; vLLM runs them independent.
-"""
+"""`vllm-pard generate --engine reference`: one prompt after the other, on Transformers."""
 
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
-from vllm_pard.catalog import choose_draft
-from vllm_pard.checkpoint import PardCheckpoint, check_tokenizers, load_config, load_tokenizer
+from vllm_pard.checkpoint import check_tokenizers, load_config, load_tokenizer
 from vllm_pard.cli.batch.batch import Batch, Events
 from vllm_pard.cli.batch.checks import REFERENCE_METHODS
+from vllm_pard.config import TreeConfig
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import prompt_token_ids
-from vllm_pard.reference.engine import Method, generate
+from vllm_pard.reference.drafting import ParallelDrafting
+from vllm_pard.reference.engine import generate
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
 from vllm_pard.silence import without_progress_bars
-from vllm_pard.target_proj import TargetProj, target_proj_for
 
 PLAIN: dict[str, Any] = {"method": "ar", "num_speculative_tokens": 0}
 
@@ -28,61 +25,39 @@ def reference_events(batch: Batch) -> Events:
     yield {"event": "starting"}
     target_name, dtype, device = batch.options["model"], batch.options["dtype"], best_device()
     drafting = None if batch.speculative is None else _drafting(target_name, batch.speculative)
+    options = PLAIN if drafting is None else _options(drafting, batch.speculative or {})
     with without_progress_bars():
         draft = None if drafting is None else load_model(drafting.checkpoint.path, dtype, device)
         target = load_model(target_name, dtype, device)
-    yield {"event": "ready", "notes": [] if drafting is None else [drafting.note]}
-    yield from _answer(batch, target, draft, PLAIN if drafting is None else drafting.options)
+    yield {"event": "ready", "notes": [] if drafting is None else [_note(drafting, options)]}
+    yield from _answer(batch, target, draft, options)
 
 
-@dataclass(frozen=True)
-class _Drafting:
-    """How a draft is to be run."""
-
-    checkpoint: PardCheckpoint
-    method: Method
-    num_speculative_tokens: int
-    target_proj: TargetProj | None  # of PARD-2, if dependent
-    reason: str | None  # for PARD-2's mode
-
-    @property
-    def options(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "num_speculative_tokens": self.num_speculative_tokens,
-            "mask_token_id": self.checkpoint.mask_token_id,
-            "target_proj": self.target_proj,
-            "draft_vocab": self.checkpoint.read_draft_vocab(),
-        }
-
-    @property
-    def note(self) -> str:
-        words = f"{self.method}, draft {self.checkpoint.path}, K={self.num_speculative_tokens}"
-        mode = "independent" if self.target_proj is None else "dependent"
-        return f"reference engine: {words}" + (f", {mode}: {self.reason}" if self.reason else "")
-
-
-def _drafting(target: str, speculative: Mapping[str, Any]) -> _Drafting:
-    target_config = load_config(target)
-    checkpoint, num_speculative_tokens = choose_draft(
+def _drafting(target: str, speculative: Mapping[str, Any]) -> ParallelDrafting:
+    found = ParallelDrafting.find(
         target,
-        target_config,
+        load_config(target),
         draft=speculative.get("model"),
+        wanted=speculative.get("mode", "auto") if speculative["method"] == "pard" else "independent",
         num_speculative_tokens=speculative.get("num_speculative_tokens"),
         mask_token_id=speculative.get("mask_token_id"),
     )
-    check_tokenizers(target, checkpoint.path)
+    check_tokenizers(target, found.checkpoint.path)
+    return found
+
+
+def _options(drafting: ParallelDrafting, speculative: Mapping[str, Any]) -> dict[str, Any]:
+    options = drafting.options | {"num_speculative_tokens": drafting.num_speculative_tokens}
+    if speculative.get("tree"):
+        options["num_tree_nodes"] = TreeConfig.from_value(speculative["tree"]).nodes
     method = REFERENCE_METHODS[speculative["method"]]
-    if method != "pard" or checkpoint.features is None:
-        return _Drafting(checkpoint, method, num_speculative_tokens, None, None)
-    target_proj, reason = target_proj_for(
-        checkpoint,
-        load_config(checkpoint.path)["hidden_size"],
-        target,
-        target_config,
-        wanted="independent" if speculative.get("mode") == "target-independent" else None,
-    )
-    return _Drafting(checkpoint, "pard2", num_speculative_tokens, target_proj, reason)
+    return options if method == "pard" else options | {"method": method}
+
+
+def _note(drafting: ParallelDrafting, options: Mapping[str, Any]) -> str:
+    words = f"{options['method']}, draft {drafting.checkpoint.path}, K={drafting.num_speculative_tokens}"
+    has_mode = options["method"] == "pard2"
+    return f"reference engine: {words}" + (f", {drafting.mode}: {drafting.reason}" if has_mode else "")
 
 
 def _answer(batch: Batch, target: Any, draft: Any, drafting: dict[str, Any]) -> Events:

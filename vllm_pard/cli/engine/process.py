@@ -71,6 +71,7 @@ def describe(engine: Any) -> dict[str, Any]:
         "max_model_len": config.model_config.max_model_len,
         "num_speculative_tokens": num_speculative_tokens(engine),
         "draft": config.speculative_config and config.speculative_config.model,
+        "mode": getattr(config.speculative_config, "mode", None),  # PARD's
     }
 
 

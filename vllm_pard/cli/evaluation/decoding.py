@@ -17,7 +17,7 @@ from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.prompts import Prompt, prompt_token_ids
 from vllm_pard.reference.engine import ReferenceEngine
 from vllm_pard.reference.models import best_device, eos_token_ids, load_model
-from vllm_pard.training.draft_replay import Answered
+from vllm_pard.training.evaluation.draft_replay import Answered
 
 BATCH_SIZE = 8  # of the reference engine
 
@@ -86,11 +86,8 @@ def decode_with_reference(
     engine = ReferenceEngine(
         target,
         loaded.draft,
-        method="pard" if models.target_proj is None else "pard2",
+        **models.drafting.options,
         num_speculative_tokens=models.max_length,
-        mask_token_id=models.checkpoint.mask_token_id,
-        target_proj=models.target_proj,
-        draft_vocab=models.checkpoint.read_draft_vocab(),
         batch_size=BATCH_SIZE,
         max_length=max(len(ids) for task in asked for ids in task.prompts.values()) + max_tokens,
     )
@@ -109,11 +106,13 @@ def decode_with_reference(
     return decoded
 
 
-def decode_with_vllm(models: Models, asked: Sequence[Asked], tell: Tell) -> tuple[dict[str, Decoded], str]:
-    """In a process of its own, independent whatever the draft is; also the dtype that it ran in."""
+def decode_with_vllm(models: Models, asked: Sequence[Asked], tell: Tell) -> tuple[dict[str, Decoded], dict[str, Any]]:
+    """In a process of its own, dependent where that is asked and possible; also what the engine says of itself."""
     question = models.question
     speculative: dict[str, Any] = {"method": "pard", "model": models.checkpoint.path}
     speculative["num_speculative_tokens"] = models.max_length
+    if "dependent" not in models.modes:
+        speculative["mode"] = "independent"
     options = {"model": question.target, "dtype": question.dtype, "speculative_config": speculative} | question.options
     decoded, num_done = {}, 0
     with EngineProcess(options, verbose=question.verbose) as engine:
@@ -121,7 +120,7 @@ def decode_with_vllm(models: Models, asked: Sequence[Asked], tell: Tell) -> tupl
         for task in asked:
             decoded[task.name] = _answers_of(engine, task, question.max_tokens, num_done, tell)
             num_done += len(task.prompts) + len(task.refused)
-    return decoded, about.get("dtype", question.dtype)
+    return decoded, about
 
 
 def _answers_of(engine: EngineProcess, task: Asked, max_tokens: int, num_before: int, tell: Tell) -> Decoded:

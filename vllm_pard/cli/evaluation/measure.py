@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from vllm_pard.bench.conditions import conditions, portable
 from vllm_pard.bench.prompt_sets import PromptSet
 from vllm_pard.bench.reference_engine import readable_memory_errors
 from vllm_pard.cli.evaluation.decoding import (
@@ -22,10 +21,11 @@ from vllm_pard.cli.evaluation.decoding import (
 )
 from vllm_pard.cli.evaluation.question import Models
 from vllm_pard.cli.progress import Progress
+from vllm_pard.conditions import conditions, portable
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.pard2 import Mode
 from vllm_pard.silence import without_progress_bars, without_warnings
-from vllm_pard.training.draft_replay import DraftReplay, check_replay
+from vllm_pard.training.evaluation.draft_replay import DraftReplay, check_replay
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,31 @@ def measure(models: Models, tasks: Sequence[PromptSet]) -> Evaluation:
             words = f"{name}: {num_done} of {num_prompts} prompts answered"
             progress.show(num_done)
 
-        decoded, loaded = _decode(models, tasks, tell)
+        decoded, loaded, mode = _decode(models, tasks, tell)
         words = "replaying the answers"
-        rows = _replay(models, loaded, decoded)
+        rows = _replay(models, loaded, decoded, mode)
         dtype = str(loaded.draft.dtype).removeprefix("torch.")
     refused = {name: result.refused for name, result in decoded.items() if result.refused}
-    return Evaluation(_conditions(models, tasks, dtype), rows, refused)
+    return Evaluation(_conditions(models, tasks, dtype, mode), rows, refused)
 
 
-def _decode(models: Models, tasks: Sequence[PromptSet], tell: Tell) -> tuple[dict[str, Decoded], LoadedModels]:
-    """The answers, and the weights to replay them with: vLLM's engine and they are never in memory together."""
+def _decode(models: Models, tasks: Sequence[PromptSet], tell: Tell) -> tuple[dict[str, Decoded], LoadedModels, Mode]:
+    """The answers, the weights to replay them with, and the mode in which the engine has drafted.
+
+    vLLM's engine and these weights are never in memory together.
+    """
     question, asked = models.question, tokenized(models, tasks)
     if question.reference:
         loaded = load_models(models, question.dtype, with_target=True)
-        return decode_with_reference(models, loaded, asked, tell), loaded
-    decoded, dtype = decode_with_vllm(models, asked, tell)
-    return decoded, load_models(models, dtype, with_target=models.target_proj is not None)
+        return decode_with_reference(models, loaded, asked, tell), loaded, models.drafting.mode or "independent"
+    decoded, about = decode_with_vllm(models, asked, tell)
+    loaded = load_models(models, about.get("dtype", question.dtype), with_target=models.target_proj is not None)
+    return decoded, loaded, about.get("mode") or "independent"
 
 
-def _replay(models: Models, loaded: LoadedModels, decoded: dict[str, Decoded]) -> list[dict[str, Any]]:
+def _replay(
+    models: Models, loaded: LoadedModels, decoded: dict[str, Decoded], decoded_mode: Mode
+) -> list[dict[str, Any]]:
     target_config: Any = AutoConfig.from_pretrained(models.question.target).get_text_config(decoder=True)
     replay = DraftReplay(
         loaded.draft,
@@ -89,12 +95,14 @@ def _replay(models: Models, loaded: LoadedModels, decoded: dict[str, Decoded]) -
     for task, result in decoded.items():
         for mode in models.modes:
             stats = replay.acceptance(result.answers, models.lengths, mode=mode)
-            rows += [_row(models, task, mode, k, stats[k], result) for k in models.lengths]
+            for k in models.lengths:
+                is_decoded = (mode, k) == (decoded_mode, models.max_length)
+                rows.append(_row(task, mode, k, stats[k], result) | (_as_decoded(result) if is_decoded else {}))
     return rows
 
 
-def _row(models: Models, task: str, mode: Mode, k: int, stats: AcceptanceStats, result: Decoded) -> dict[str, Any]:
-    row = {
+def _row(task: str, mode: Mode, k: int, stats: AcceptanceStats, result: Decoded) -> dict[str, Any]:
+    return {
         "task": task,
         "mode": mode,
         "num_speculative_tokens": k,
@@ -105,27 +113,24 @@ def _row(models: Models, task: str, mode: Mode, k: int, stats: AcceptanceStats, 
         "num_refused": len(result.refused),
         "num_tokens": sum(len(each.answer) for each in result.answers),
     }
-    if (mode, k) == (_decoded_mode(models), models.max_length):
-        row["decoded"] = asdict(result.stats)
-        row["decoded_acceptance_length"] = round(result.stats.mean_acceptance_length, 4)
-    return row
 
 
-def _decoded_mode(models: Models) -> Mode:
-    """vLLM drafts without features."""
-    is_dependent = models.question.reference and models.target_proj is not None
-    return "dependent" if is_dependent else "independent"
+def _as_decoded(result: Decoded) -> dict[str, Any]:
+    return {
+        "decoded": asdict(result.stats),
+        "decoded_acceptance_length": round(result.stats.mean_acceptance_length, 4),
+    }
 
 
 def _mode_reason(models: Models) -> str | None:
     """Of a PARD-2 draft; a result is read elsewhere."""
-    if models.checkpoint.features is None:
+    if models.drafting.reason is None:
         return None
     names = (models.question.target, models.checkpoint.path)
-    return reduce(lambda reason, name: reason.replace(name, portable(name)), names, models.why)
+    return reduce(lambda reason, name: reason.replace(name, portable(name)), names, models.drafting.reason)
 
 
-def _conditions(models: Models, tasks: Sequence[PromptSet], dtype: str) -> dict[str, Any]:
+def _conditions(models: Models, tasks: Sequence[PromptSet], dtype: str, decoded_mode: Mode) -> dict[str, Any]:
     question = models.question
     return conditions() | {
         "target": portable(question.target),
@@ -133,7 +138,7 @@ def _conditions(models: Models, tasks: Sequence[PromptSet], dtype: str) -> dict[
         "mask_token_id": models.checkpoint.mask_token_id,
         "format": models.checkpoint.format,
         "modes": list(models.modes),
-        "decoded_mode": _decoded_mode(models),
+        "decoded_mode": decoded_mode,
         "mode_reason": _mode_reason(models),
         "engine": "reference" if question.reference else "vllm",
         "engine_options": question.options,

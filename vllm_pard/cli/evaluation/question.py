@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vllm_pard.bench.prompt_sets import PromptSet, load_prompts
-from vllm_pard.catalog import choose_draft
 from vllm_pard.checkpoint import PardCheckpoint, check_exists, check_tokenizers, load_config
 from vllm_pard.cli.arguments import UsageError
 from vllm_pard.config import check_num_speculative_tokens
 from vllm_pard.pard2 import Mode
-from vllm_pard.target_proj import TargetProj, target_proj_for
+from vllm_pard.reference.drafting import ParallelDrafting
+from vllm_pard.target_proj import TargetProj
 
 Wanted = Literal["auto", "dependent", "independent", "both"]
 
@@ -45,10 +45,17 @@ class Models:
     """What is asked about, by name; of its weights, only target_proj is there."""
 
     question: Question
-    checkpoint: PardCheckpoint
+    drafting: ParallelDrafting
     lengths: tuple[int, ...]
-    target_proj: TargetProj | None  # of dependent mode
-    why: str  # this mode
+
+    @property
+    def checkpoint(self) -> PardCheckpoint:
+        return self.drafting.checkpoint
+
+    @property
+    def target_proj(self) -> TargetProj | None:
+        """Of dependent mode."""
+        return self.drafting.target_proj
 
     @property
     def modes(self) -> tuple[Mode, ...]:
@@ -78,13 +85,11 @@ def find_models(question: Question) -> Models:
     for length in question.lengths or ():
         check_num_speculative_tokens(length)
     check_exists(question.target)
-    target_config = load_config(question.target)
-    checkpoint, trained = choose_draft(question.target, target_config, draft=question.draft)
-    wanted: Any = {"auto": None, "both": "dependent"}.get(question.mode, question.mode)
-    hidden_size = load_config(checkpoint.path).get("hidden_size", 0)  # of no use to a PARD draft
-    target_proj, why = target_proj_for(checkpoint, hidden_size, question.target, target_config, wanted=wanted)
-    check_tokenizers(question.target, checkpoint.path)
-    return Models(question, checkpoint, question.lengths or (trained,), target_proj, why)
+    wanted = "dependent" if question.mode == "both" else question.mode
+    config = load_config(question.target)
+    drafting = ParallelDrafting.find(question.target, config, draft=question.draft, wanted=wanted)
+    check_tokenizers(question.target, drafting.checkpoint.path)
+    return Models(question, drafting, question.lengths or (drafting.num_speculative_tokens,))
 
 
 def _check_options(question: Question) -> None:

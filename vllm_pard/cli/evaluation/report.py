@@ -67,8 +67,10 @@ def notes(evaluation: Evaluation) -> Iterator[str]:
         yield "-: no drafts, since every answer is a single token"
     if conditions["mode_reason"] is not None:
         yield f"mode: {' and '.join(conditions['modes'])}; {conditions['mode_reason']}"
-    if "dependent" in conditions["modes"] and conditions["engine"] == "vllm":
-        yield "vLLM decodes independent; dependent mode is replayed on its answers"
+    for mode in conditions["modes"]:
+        if mode != conditions["decoded_mode"]:
+            engine = "vLLM" if conditions["engine"] == "vllm" else "the reference engine"
+            yield f"{engine} decodes {conditions['decoded_mode']}; {mode} mode is replayed on its answers"
     for task, refused in evaluation.refused.items():
         (prompt_id, reason), num_refused = next(iter(refused.items())), len(refused)
         yield f"{num_refused} of {_num_prompts(evaluation, task)} prompts of {task} refused; {prompt_id}: {reason}"

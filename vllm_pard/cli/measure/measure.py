@@ -9,6 +9,7 @@ from vllm_pard.cli.engine.client import EngineProcess
 from vllm_pard.cli.progress import Progress
 from vllm_pard.errors import PardError
 from vllm_pard.metrics import AcceptanceStats
+from vllm_pard.pard2 import WantedMode
 from vllm_pard.prompts import Prompt
 from vllm_pard.verdict import StepCosts, Verdict, judge
 
@@ -47,6 +48,7 @@ class Pair:
     target: str
     draft: str
     mask_token_id: int
+    mode: WantedMode
     num_speculative_tokens: int
     prompts: Sequence[Prompt]
     batch_sizes: Sequence[int]
@@ -168,6 +170,7 @@ def _engine_options(pair: Pair, k: int) -> dict[str, Any]:
             "method": "pard",
             "model": pair.draft,
             "mask_token_id": pair.mask_token_id,
+            "mode": pair.mode,
             "num_speculative_tokens": k,
         }
     return fixed | pair.options

@@ -10,6 +10,7 @@ from vllm_pard.cli.finding import Finding
 from vllm_pard.cli.known_costs import cost_file, remember
 from vllm_pard.cli.measure.measure import PROMPTS, Measured, Pair, measure, recommended
 from vllm_pard.errors import PardError
+from vllm_pard.pard2 import WantedMode
 from vllm_pard.prompts import Prompt
 from vllm_pard.verdict import StepCosts
 
@@ -18,6 +19,7 @@ def planned_pair(
     target: str,
     draft: str | None,
     mask_token_id: int | None,
+    mode: WantedMode,
     num_speculative_tokens: int | None,
     prompts: list[Prompt] | None,
     batch_sizes: Sequence[int],
@@ -36,6 +38,7 @@ def planned_pair(
         target=target,
         draft=checkpoint.path,
         mask_token_id=checkpoint.mask_token_id,
+        mode=mode,
         num_speculative_tokens=k,
         prompts=prompts or default_prompts(target, config),
         batch_sizes=batch_sizes,

@@ -4,6 +4,7 @@
 draft. Which one it is built on is decided when it is registered.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -70,24 +71,28 @@ class PardFlashBackend(PardBackend, FlashAttentionBackend):
         return PardFlashBuilder
 
 
-def best_backend() -> type[PardTritonBackend] | type[PardFlashBackend]:
-    """FlashAttention on NVIDIA GPUs that have it, Triton attention elsewhere."""
+def best_backend(dtype: torch.dtype) -> type[PardTritonBackend] | type[PardFlashBackend]:
+    """FlashAttention on NVIDIA GPUs that have it, Triton attention elsewhere and for what that can't take: float32."""
     has_flash_attention = current_platform.is_cuda() and get_flash_attn_version() is not None
-    return PardFlashBackend if has_flash_attention else PardTritonBackend
+    is_taken = has_flash_attention and FlashAttentionBackend.supports_dtype(dtype)
+    return PardFlashBackend if is_taken else PardTritonBackend
 
 
-def register() -> None:
-    """Make CUSTOM mean ours, unless someone else's was registered before."""
+def register(dtype: torch.dtype) -> None:
+    """Make CUSTOM mean ours for a model of this dtype, unless someone else's was registered before."""
     backend = AttentionBackendEnum.CUSTOM
-    if not backend.is_overridden():
-        chosen = best_backend()
+    if not backend.is_overridden() or backend.get_path().startswith(__name__):
+        chosen = best_backend(dtype)
         register_backend(backend, f"{chosen.__module__}.{chosen.__qualname__}")
 
 
-def warm_up(vllm_config: Any, dtype: torch.dtype) -> None:
-    """Compile what the engine's layers on this backend can need, of target and draft; layers alike compile it once."""
-    layers = vllm_config.compilation_config.static_forward_context.values()
-    for layer in (layer for layer in layers if is_ours(layer)):
+def warm_up(vllm_config: Any, dtype: torch.dtype, masks: Mapping[str, torch.Tensor]) -> None:
+    """Compile what the engine's layers on this backend can need, of target and draft; layers alike compile it once.
+
+    `masks` are those of layers that verify trees, by name.
+    """
+    layers = vllm_config.compilation_config.static_forward_context.items()
+    for name, layer in ((name, layer) for name, layer in layers if is_ours(layer)):
         impl = layer.impl
         max_num_splits = choose_num_splits(
             num_requests=1,
@@ -99,7 +104,7 @@ def warm_up(vllm_config: Any, dtype: torch.dtype) -> None:
             max_num_cached=vllm_config.model_config.max_model_len,
             num_multiprocessors=num_multiprocessors(layer.kv_cache.device),
         )
-        impl.warm_up(layer, dtype, max_num_splits)
+        impl.warm_up(layer, dtype, max_num_splits, masks.get(name))
 
 
 def is_ours(layer: Any) -> bool:

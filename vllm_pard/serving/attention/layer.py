@@ -108,13 +108,16 @@ class PardAttention(Base):
             narrow.num_cached,
             max_num_rows=narrow.max_num_rows,
             num_splits=narrow.num_splits,
+            ancestor_masks=narrow.ancestor_masks,
             out=output[rows],
             partial=narrow.partial,
             **self._options(layer),
         )
 
-    def warm_up(self, layer: Any, dtype: torch.dtype, max_num_splits: int) -> None:
-        """Compile every variant of our kernel that steps of this layer can need."""
+    def warm_up(
+        self, layer: Any, dtype: torch.dtype, max_num_splits: int, ancestor_masks: Tensor | None = None
+    ) -> None:
+        """Compile every variant of our kernel that steps of this layer can need, with masks where it gets any."""
         device = layer.kv_cache.device
         query, key, value = (
             torch.empty(1, heads, self.head_size, dtype=dtype, device=device)
@@ -131,6 +134,7 @@ class PardAttention(Base):
             ints[:1],
             max_num_rows=MAX_NUM_ROWS,
             max_num_splits=max_num_splits,
+            ancestor_masks=ancestor_masks,
             **self._options(layer),
         )
 

@@ -37,6 +37,7 @@ class NarrowRequests:
     num_cached: Tensor  # [B] int32
     num_splits: int
     partial: Workspace | None
+    ancestor_masks: Tensor | None = None  # [D] int64, of trees: which new rows of its request each row sees
 
     def refresh(self) -> None:
         """Follow `seq_lens` and `query_start_loc`, on the device."""

@@ -3,7 +3,7 @@
 B requests · D draft rows · H hidden size
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,18 +17,36 @@ from vllm_pard.serving.draft.attention import DraftAttention
 from vllm_pard.serving.draft.graphs import DraftGraphs
 from vllm_pard.serving.draft.model import DraftModel
 from vllm_pard.serving.draft.rows import DraftRows, DraftStep
+from vllm_pard.serving.draft.target_features import TargetFeatures
 
 IntArray = NDArray[np.int32]
 NO_SLOT = -1
 
 
+class Read(NamedTuple):
+    """Whose rows a forward has, for a draft that reads the target."""
+
+    starts: Tensor  # [B + 1] int32, of the requests' draft rows
+    target_rows: slice
+
+
+def target_rows(step: DraftStep, first: int, num_reqs: int) -> slice:
+    """The rows of the target's step that belong to so many requests from `first` on."""
+    num_rows = step.batch.num_scheduled_tokens
+    start = int(num_rows[:first].sum())
+    return slice(start, start + int(num_rows[first : first + num_reqs].sum()))
+
+
 class DraftForward:
     """Lays out rows, builds the attention's metadata and runs the model. Its parts come as vLLM makes them known."""
 
-    def __init__(self, rows: DraftRows, depth: int, max_model_len: int) -> None:
-        self.rows = rows
-        self.depth = depth  # the largest K
-        self.max_model_len = max_model_len
+    def __init__(self, speculator: Any) -> None:
+        """`speculator` has its `rows`, and its `target_features` if it reads any."""
+        self.rows: DraftRows = speculator.rows
+        self.target_features: TargetFeatures | None = speculator.target_features
+        self.depth: int = speculator.depth  # the largest K
+        self.max_model_len: int = speculator.max_model_len
+        self._num_nodes: int | None = None if speculator.trees is None else speculator.trees.num_nodes
         self.model: DraftModel
         self.attention: DraftAttention | None = None  # known once the K/V cache is
         self.graphs: DraftGraphs | None = None
@@ -39,24 +57,32 @@ class DraftForward:
         num_rows = int(query_start_loc[-1])
         starts = self.rows.starts(query_start_loc)
         self.rows.lay_out(step, starts, num_rows, first=first, caches_masks=self._caches_masks(int(spans.max())))
+        read = None if self.target_features is None else Read(starts, target_rows(step, first, len(spans)))
         if not step.has_attention:
-            return self.run_rows(num_rows, None, None, CUDAGraphMode.NONE)
+            return self.run_rows(num_rows, None, None, CUDAGraphMode.NONE, read)
         assert self.attention is not None
         shape = self.graphs.find_piecewise(num_rows) if self.graphs is not None else None
         mode, num_padded = (CUDAGraphMode.NONE, num_rows) if shape is None else (shape.cg_mode, shape.num_tokens)
         self.attention.block_tables.slot_mappings[:, num_rows:num_padded].fill_(NO_SLOT)
         metadata = self._metadata(step, query_start_loc, first, num_rows)
-        return self.run_rows(num_padded, metadata, self.attention.slot_mappings(num_padded), mode)
+        if self.target_features is not None:
+            self.target_features.clear(slice(num_rows, num_padded))
+        return self.run_rows(num_padded, metadata, self.attention.slot_mappings(num_padded), mode, read)
 
     def find_graph(
-        self, spans: IntArray, num_decodes: int, num_drafts: int, *, may_split: bool
+        self, step: DraftStep, spans: IntArray, num_decodes: int, *, may_split: bool
     ) -> BatchExecutionDescriptor | None:
         """The FULL graph for the first requests of a step (see graphs.py for when it pays)."""
         if self.graphs is None or num_decodes == 0:
             return None
         if num_decodes < len(spans) and (not may_split or self.graphs.find_piecewise(int(spans.sum())) is not None):
             return None
-        return self.graphs.find(num_decodes, num_drafts)
+        shape = self.graphs.find(num_decodes, step.num_drafts)
+        if shape is None or self.target_features is None:
+            return shape
+        # Chunks of prompts that draft nothing may have more.
+        is_read = target_rows(step, 0, num_decodes).stop <= self._most_target_rows(shape.num_reqs, shape.num_tokens)
+        return shape if is_read else None
 
     @staticmethod
     def num_decodes(spans: IntArray, num_drafts: int) -> int:
@@ -64,13 +90,14 @@ class DraftForward:
         is_wide = spans > 2 * num_drafts
         return int(is_wide.argmax()) if is_wide.any() else len(spans)
 
-    def replay(self, step: DraftStep, shape: BatchExecutionDescriptor) -> None:
+    def replay(self, step: DraftStep, shape: BatchExecutionDescriptor, num_decodes: int) -> None:
         """Fill the rows of a graph with the first requests of the step and launch it."""
         assert self.attention is not None
         assert self.graphs is not None
         width = shape.uniform_token_count
         starts = self.rows.uniform_starts(shape.num_reqs, width)
-        self.rows.lay_out(step, starts, shape.num_tokens, first=0, caches_masks=self._caches_masks(width))
+        caches_masks = self._caches_masks(width)
+        self.rows.lay_out(step, starts, shape.num_tokens, first=0, stop=num_decodes, caches_masks=caches_masks)
         if not self.attention.refreshes:
             query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * width
             self.rows.starts(query_start_loc)
@@ -86,13 +113,16 @@ class DraftForward:
         mode: CUDAGraphMode,
     ) -> Tensor:
         """What graphs hold: a FULL one metadata of 2K rows a request and the model. Returns [D, H]."""
-        if metadata is not None:
-            assert self.attention is not None
-            starts = self.rows.uniform_starts(num_reqs, num_rows // num_reqs)
-            self.rows.buffers.query_start_loc[: num_reqs + 1].copy_(starts)
-            if self.attention.refreshes:
-                self.attention.refresh(metadata)
-        return self.run_rows(num_rows, metadata, slot_mappings, mode)
+        if metadata is None:
+            nobody = self.rows.uniform_starts(1, 0)
+            return self.run_rows(num_rows, None, slot_mappings, mode, Read(nobody, slice(0)))
+        assert self.attention is not None
+        starts = self.rows.uniform_starts(num_reqs, num_rows // num_reqs)
+        self.rows.buffers.query_start_loc[: num_reqs + 1].copy_(starts)
+        if self.attention.refreshes:
+            self.attention.refresh(metadata)
+        read = Read(starts, slice(self._most_target_rows(num_reqs, num_rows)))
+        return self.run_rows(num_rows, metadata, slot_mappings, mode, read)
 
     def run_rows(
         self,
@@ -100,12 +130,19 @@ class DraftForward:
         metadata: dict[str, Any] | None,
         slot_mappings: dict[str, Tensor] | None,
         mode: CUDAGraphMode,
+        read: Read | None,
     ) -> Tensor:
         """The model over the first rows of the buffers. Returns [D, H]."""
-        buffers = self.rows.buffers
-        return self.model.forward(
-            buffers.input_ids[:num_rows], buffers.positions[:num_rows], metadata, slot_mappings, mode
-        )
+        input_ids, positions = self.rows.buffers.input_ids[:num_rows], self.rows.buffers.positions[:num_rows]
+        embeddings = None
+        if self.target_features is not None and read is not None:
+            embeddings = self.target_features.embed(self.model.module, input_ids, read.starts, read.target_rows)
+        return self.model.forward(input_ids, positions, embeddings, metadata, slot_mappings, mode)
+
+    def _most_target_rows(self, num_reqs: int, num_rows: int) -> int:
+        """Of the 2K rows that a FULL graph has for a request; the target has verified 1 + K of it, or a tree."""
+        num_drafts = num_rows // (2 * num_reqs) if self._num_nodes is None else self._num_nodes
+        return num_reqs * (1 + num_drafts)
 
     def _caches_masks(self, widest: int) -> bool:
         """Our kernel reads new keys and values from the layer, so those of mask tokens need no slots."""

@@ -88,16 +88,16 @@ class DraftGraphs(DFlashCudaGraphManager):
         sizes = self._batch_sizes()
         max_num_rows = self.vllm_config.scheduler_config.max_num_batched_tokens
         shapes = set()
-        for num_reqs, num_drafts in enumerate(self._schedule(max(sizes, default=0)), start=1):
+        for num_reqs, numbers in enumerate(self._numbers_of_drafts(max(sizes, default=0)), start=1):
             size = min(size for size in sizes if size >= num_reqs)
-            width = 2 * num_drafts
-            if num_drafts == 0 or width > self.vllm_config.model_config.max_model_len or size * width > max_num_rows:
-                continue
-            shapes.add(
-                BatchExecutionDescriptor(
-                    cg_mode=CUDAGraphMode.FULL, num_tokens=size * width, num_reqs=size, uniform_token_count=width
+            for width in (2 * number for number in numbers if number > 0):
+                if width > self.vllm_config.model_config.max_model_len or size * width > max_num_rows:
+                    continue
+                shapes.add(
+                    BatchExecutionDescriptor(
+                        cg_mode=CUDAGraphMode.FULL, num_tokens=size * width, num_reqs=size, uniform_token_count=width
+                    )
                 )
-            )
         if shapes:
             self._capture_descs[CUDAGraphMode.FULL] = sorted(shapes, key=lambda s: s.num_tokens, reverse=True)
 
@@ -107,12 +107,16 @@ class DraftGraphs(DFlashCudaGraphManager):
         sizes = {-(-size // rows) for size in self.compilation_config.cudagraph_capture_sizes or ()}
         return sorted(size for size in sizes if size <= self.max_num_reqs)
 
-    def _schedule(self, largest: int) -> list[int]:
-        """K for each number of requests from 1 to `largest`."""
+    def _numbers_of_drafts(self, largest: int) -> list[set[int]]:
+        """Each K that steps of 1 to `largest` requests may have; a tree's nodes may be more, its depth is not."""
         spec = self.vllm_config.speculative_config
-        if largest == 0 or not spec.uses_dynamic_speculative_decoding():
-            return [self.depth] * largest
-        schedule = build_dynamic_sd_schedule_lookup(
-            spec.num_speculative_tokens_per_batch_size, largest, spec.num_speculative_tokens
-        )
-        return list(schedule[1:])
+        if spec.lengths:  # whatever is chosen
+            numbers = [set(spec.lengths)] * largest
+        elif largest > 0 and spec.uses_dynamic_speculative_decoding():
+            schedule = build_dynamic_sd_schedule_lookup(
+                spec.num_speculative_tokens_per_batch_size, largest, spec.num_speculative_tokens
+            )
+            numbers = [{number} for number in schedule[1:]]
+        else:
+            numbers = [{self.depth}] * largest
+        return [{min(number, self.depth) for number in of_size} for of_size in numbers]

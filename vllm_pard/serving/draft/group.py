@@ -19,6 +19,13 @@ def group_of_one() -> Any:
     )
 
 
+def group_of_draft(vllm_config: Any) -> Any | None:
+    """A group of one where each of several ranks runs the whole draft; None: the draft's group is the target's."""
+    is_whole_on_each_rank = vllm_config.speculative_config.draft_parallel_config.tensor_parallel_size == 1
+    has_ranks = vllm_config.parallel_config.tensor_parallel_size > 1
+    return group_of_one() if is_whole_on_each_rank and has_ranks else None
+
+
 @contextmanager
 def tensor_parallel_group(group: Any | None) -> Iterator[None]:
     """Let layers that are built or run inside see `group` as their tensor-parallel group; None changes nothing."""
@@ -31,3 +38,14 @@ def tensor_parallel_group(group: Any | None) -> Iterator[None]:
         yield
     finally:
         parallel_state._TP = previous
+
+
+def agree(speculator: Any) -> None:
+    """Ranks that differed in a draft token would verify different texts, or, in a confidence, different lengths."""
+    handed_on = [speculator.draft_tokens]
+    if speculator.trees is not None:
+        handed_on += speculator.trees.handed_on
+    if speculator.acceptance_estimator is not None:
+        handed_on.append(speculator.draft_token_confidence_probs)
+    for tensor in handed_on:
+        parallel_state.get_tp_group().broadcast(tensor)

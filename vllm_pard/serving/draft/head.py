@@ -1,6 +1,7 @@
-"""The draft's lm_head under greedy drafting: the best token of each row, without the logits in memory where that pays.
+"""The draft's lm_head: the best tokens of each row, one or a tree's candidates, without the logits in memory where that
+pays.
 
-N rows · H hidden size · V tokens of this rank's shard
+N rows · H hidden size · V tokens of this rank's shard · k best tokens
 """
 
 from collections.abc import Iterable
@@ -40,13 +41,14 @@ class DraftHead:
     vocab_start: int  # token of row 0, if rows are tokens in order
     token_ids: Tensor | None  # [V] int64, tokens of the rows of a trimmed vocabulary
     lm_head_rows: Tensor | slice  # of the model's lm_head, that the weight is made of
+    k: int
     workspace: TopK
     group: Any | None  # of tensor parallelism, None for a whole lm_head
 
     @property
     def _options(self) -> dict[str, Any]:
         return {
-            "k": 1,
+            "k": self.k,
             "weight_scale": self.weight_scale,
             "bias": self.bias,
             "scale": self.scale,
@@ -55,18 +57,18 @@ class DraftHead:
             "workspace": self.workspace,
         }
 
-    def best(self, hidden: Tensor) -> Tensor:
-        """The token with the highest logit. [N, H] -> [N] int64, the same on every rank"""
+    def top(self, hidden: Tensor) -> TopK:
+        """The tokens with the highest logits of rows [N, H], the same on every rank."""
         top = lm_head_top_k(hidden, self.weight, **self._options)
         if self.token_ids is not None:
             top = top._replace(ids=self.token_ids[top.ids])
-        return self._best_of_ranks(top).ids[:, 0] if self.group is not None else top.ids[:, 0]
+        return self._top_of_ranks(top) if self.group is not None else top
 
     def warm_up(self, dtype: torch.dtype) -> None:
         """Compile every variant for hidden states of this dtype."""
         warm_up_lm_head_top_k(self.weight, dtype=dtype, max_num_rows=self.workspace.ids.shape[1], **self._options)
         if self.group is not None:
-            self.best(torch.zeros(1, self.weight.shape[1], dtype=dtype, device=self.weight.device))  # merges ranks
+            self.top(torch.zeros(1, self.weight.shape[1], dtype=dtype, device=self.weight.device))  # merges ranks
 
     def reload(self, draft: Any) -> None:
         """Copy the lm_head's weights again where this head has a copy of its own."""
@@ -80,16 +82,15 @@ class DraftHead:
         if self.bias is not None and self.token_ids is not None:
             self.bias.copy_(draft.lm_head.bias.data[rows])
 
-    def _best_of_ranks(self, top: TopK) -> TopK:
-        """One message of three numbers a row, instead of all logits."""
-        packed = torch.stack([top.ids[:, 0].int().view(torch.float32), top.logits[:, 0], top.log_sum_exps])  # [3, N]
-        ranks = self.group.all_gather(packed[None].contiguous(), dim=0)  # type: ignore[union-attr]  # [ranks, 3, N]
-        ids, logits, log_sum_exps = ranks.unbind(1)
-        return merge_top_k(ids.contiguous().view(torch.int32)[..., None], logits[..., None], log_sum_exps)
+    def _top_of_ranks(self, top: TopK) -> TopK:
+        """One message of 2k + 1 numbers a row, instead of all logits."""
+        packed = torch.cat([top.ids.int().view(torch.float32), top.logits, top.log_sum_exps[:, None]], dim=1)
+        ranks = self.group.all_gather(packed[None], dim=0)  # type: ignore[union-attr]  # [ranks, N, 2k + 1]
+        return merge_top_k(ranks[..., : self.k].view(torch.int32), ranks[..., self.k : -1], ranks[..., -1])
 
 
 class GreedyHead:
-    """Chooses the best token of each row: by the fused head, or by the model's logits where those are faster."""
+    """Chooses the best tokens of each row: by the fused head, or by the model's logits where those are faster."""
 
     def __init__(self, fused: DraftHead, draft: nn.Module, *, is_needed: bool) -> None:
         """`is_needed`: only the fused head gives these tokens (tensor parallelism, trimmed, 8 bits)."""
@@ -101,8 +102,14 @@ class GreedyHead:
     def best(self, hidden: Tensor) -> Tensor:
         """The token with the highest logit. [N, H] -> [N] int64"""
         if self.is_needed or self.is_faster(len(hidden)):
-            return self.fused.best(hidden)
+            return self.fused.top(hidden).ids[:, 0]
         return self._best_of_logits(hidden)
+
+    def top(self, hidden: Tensor) -> TopK:
+        """The k tokens with the highest logits of rows [N, H]."""
+        if self.is_needed or self.is_faster(len(hidden)):
+            return self.fused.top(hidden)
+        return self._top_of_logits(hidden)
 
     def is_faster(self, num_rows: int) -> bool:
         """Whether the fused head was measured to be, for that many rows or the next number above that was measured."""
@@ -113,10 +120,11 @@ class GreedyHead:
         """Time both on this GPU for each number of rows."""
         if self.is_needed or not self.fused.weight.is_cuda:
             return
+        of_logits = self._best_of_logits if self.fused.k == 1 else self._top_of_logits
         for num_rows in sorted(set(numbers_of_rows)):
             hidden = self.fused.weight.new_zeros(num_rows, self.fused.weight.shape[1])
-            ours = median_milliseconds(partial(self.fused.best, hidden))
-            theirs = median_milliseconds(partial(self._best_of_logits, hidden))
+            ours = median_milliseconds(partial(self.fused.top, hidden))
+            theirs = median_milliseconds(partial(of_logits, hidden))
             self._is_faster[num_rows] = ours < theirs
         torch.cuda.empty_cache()  # the timing's own buffers, before vLLM looks at what is free
 
@@ -133,18 +141,29 @@ class GreedyHead:
         best: Tensor = self.draft.compute_logits(hidden).argmax(-1)  # type: ignore[operator]
         return best
 
+    def _top_of_logits(self, hidden: Tensor) -> TopK:
+        return top_of_logits(self.draft.compute_logits(hidden), self.fused.k)  # type: ignore[operator]
+
+
+def top_of_logits(logits: Tensor, k: int) -> TopK:
+    """What the fused head gives, from logits [N, V]."""
+    logits = logits.float()
+    top = logits.topk(min(k, logits.shape[-1]))
+    return TopK(ids=top.indices, logits=top.values, log_sum_exps=logits.logsumexp(-1))
+
 
 def choose_head(
     draft: nn.Module,
     *,
     num_tokens: int,  # tokens that draft and target share
     token_ids: Tensor | None,  # [any] int64 of a trimmed vocabulary
+    k: int,
     use_int8: bool,
     max_num_rows: int,
     group: Any,  # of tensor parallelism
 ) -> GreedyHead | None:
-    """The head that greedy drafts use; None: the model's logits choose, because its lm_head is not a plain matrix."""
-    fused = _cut_head(draft, num_tokens, token_ids, use_int8, max_num_rows, group)
+    """What greedy drafts and trees use; None: the model's logits choose, since its lm_head is not a plain matrix."""
+    fused = _cut_head(draft, num_tokens, token_ids, k, use_int8, max_num_rows, group)
     if fused is None:
         logger.warning("PARD: the lm_head of %s is not a plain matrix; drafts use its logits", type(draft).__name__)
         return None
@@ -152,7 +171,7 @@ def choose_head(
 
 
 def _cut_head(
-    draft: nn.Module, num_tokens: int, token_ids: Tensor | None, use_int8: bool, max_num_rows: int, group: Any
+    draft: nn.Module, num_tokens: int, token_ids: Tensor | None, k: int, use_int8: bool, max_num_rows: int, group: Any
 ) -> DraftHead | None:
     lm_head: Any = getattr(draft, "lm_head", None)
     processor: Any = getattr(draft, "logits_processor", None)
@@ -170,11 +189,14 @@ def _cut_head(
         token_ids = token_ids[(token_ids >= start) & (token_ids < min(end, num_tokens))]
         rows = token_ids - start
     weight, bias = weight[rows], None if bias is None else bias[rows]
-    if len(weight) == 0:
+    group = group if lm_head.tp_size > 1 else None
+    if len(weight) < (k if group is not None else 1):
         raise ConfigError(
-            f'"draft_vocab" has no token from {start} to {end - 1}, the share of one of {lm_head.tp_size} ranks of '
-            'tensor parallelism: leave it out, or set "draft_tensor_parallel_size": 1'
+            f'"draft_vocab" has {len(weight) or "no"} token(s) from {start} to {end - 1}, the share of one of '
+            f"{lm_head.tp_size} ranks of tensor parallelism, which needs {k}: leave it out, or set "
+            '"draft_tensor_parallel_size": 1'
         )
+    k = min(k, len(weight))
     weight, weight_scale = quantize_rows(weight) if use_int8 else (weight, None)
     return DraftHead(
         lm_head_rows=rows,
@@ -185,8 +207,9 @@ def _cut_head(
         soft_cap=processor.soft_cap or 0.0,
         vocab_start=start if token_ids is None else 0,
         token_ids=token_ids,
-        workspace=top_k_workspace(num_rows=max_num_rows, k=1, device=weight.device),
-        group=group if lm_head.tp_size > 1 else None,
+        k=k,
+        workspace=top_k_workspace(num_rows=max_num_rows, k=k, device=weight.device),
+        group=group,
     )
 
 

@@ -23,19 +23,21 @@ class StepRequests:
     """A step's requests as the host knows them; under asynchronous scheduling that is before the last verdicts."""
 
     slots: IntArray  # [B]
-    query_lens: IntArray  # [B], tokens that the target reads, its drafts included
+    query_lens: IntArray  # [B], tokens that the target reads and may keep, its drafts included
     num_computed: IntArray  # [B], exact for a request in its prefill, else at least what the target has
     is_prefill: BoolArray  # [B]
     will_sample: BoolArray  # [B], all but unfinished prefills
 
     @classmethod
-    def of(cls, batch: Any) -> "StepRequests":
-        """Of a runner's InputBatch."""
+    def of(cls, batch: Any, max_num_kept: int) -> "StepRequests":
+        """Of a runner's InputBatch; of a request's drafts and its last token no more are kept than `max_num_kept`."""
         num_drafted = 0 if batch.num_draft_tokens_per_req is None else batch.num_draft_tokens_per_req
         reached = batch.num_computed_tokens_np + batch.num_scheduled_tokens - num_drafted
         return cls(
             slots=batch.idx_mapping_np,
-            query_lens=batch.num_scheduled_tokens,
+            query_lens=np.where(
+                batch.is_prefilling_np, batch.num_scheduled_tokens, np.minimum(batch.num_scheduled_tokens, max_num_kept)
+            ),
             num_computed=batch.num_computed_tokens_np,
             is_prefill=batch.is_prefilling_np,
             will_sample=reached >= batch.prefill_len_np,
@@ -56,8 +58,10 @@ class DraftKV:
     is read in the step that computes it, whatever K is.
     """
 
-    def __init__(self, num_slots: int, device: torch.device) -> None:
+    def __init__(self, num_slots: int, device: torch.device, *, carries_features: bool = False) -> None:
         self.num_tokens = torch.zeros(num_slots, dtype=torch.int32, device=device)  # [R]
+        # Leading tokens that end with the one whose feature of the target a slot carries (PARD-2), 0: none. [R]
+        self.num_carried = torch.zeros_like(self.num_tokens) if carries_features else None
         self._missing = np.zeros(num_slots, dtype=np.int32)
         self._next_chunk = np.full(num_slots, NOT_IN_A_PROMPT, dtype=np.int32)  # where an unfinished prompt goes on
 
@@ -65,7 +69,7 @@ class DraftKV:
         """Enter a step's requests; the count of a new or resumed one starts anew.
 
         Its prefill does not go on where this slot's last one stopped. What it has computed comes from the prefix cache,
-        with the draft's keys and values.
+        with the draft's keys and values, but without the target's features.
         """
         slots = step.slots
         is_new = step.is_prefill & (step.num_computed != self._next_chunk[slots])
@@ -74,6 +78,8 @@ class DraftKV:
         if is_new.any():
             new_slots = async_tensor_h2d(slots[is_new], self.num_tokens.device, torch.int64)
             self.num_tokens[new_slots] = async_tensor_h2d(step.num_computed[is_new], new_slots.device, torch.int32)
+            if self.num_carried is not None:
+                self.num_carried[new_slots] = 0
 
     def skip(self, step: StepRequests, requests: slice) -> None:
         """Record requests that this step does not draft for."""

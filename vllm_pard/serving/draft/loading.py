@@ -10,6 +10,7 @@ from vllm.logger import init_logger
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.selector import get_attn_backend
 
+from vllm_pard.config import NUM_CANDIDATES
 from vllm_pard.serving.draft.head import GreedyHead, choose_head
 from vllm_pard.serving.draft.model import draft_vllm_config, load
 from vllm_pard.serving.draft.vocabulary import draft_token_ids, use_target_vocabulary
@@ -37,6 +38,7 @@ def load_draft(speculator: Any) -> tuple[nn.Module, GreedyHead | None]:
             module,
             num_tokens=min(draft_vocab_size, target_vocab_size),
             token_ids=token_ids,
+            k=1 if speculator.trees is None else NUM_CANDIDATES,
             use_int8=spec.draft_head_int8,
             max_num_rows=speculator.max_num_reqs * speculator.depth,
             group=get_tp_group(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pard_kernels import TopK
 from torch import Tensor, nn
 from vllm.compilation.backends import set_model_tag
 from vllm.config.compilation import CUDAGraphMode
@@ -14,6 +15,9 @@ from vllm.config.utils import replace
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.model_executor.model_loader import get_model
 from vllm.v1.worker.gpu.cudagraph_utils import has_compiled_submodule
+
+from vllm_pard.config import NUM_CANDIDATES
+from vllm_pard.serving.draft.head import GreedyHead, top_of_logits
 
 
 def draft_vllm_config(vllm_config: Any, attention_backend: Any | None) -> Any:
@@ -55,6 +59,7 @@ class DraftModel:
         self,
         input_ids: Tensor,  # [D] int32
         positions: Tensor,  # [D] int64
+        inputs_embeds: Tensor | None,  # [D, H], in place of the embeddings of input_ids
         attn_metadata: dict[str, Any] | None,
         slot_mappings: dict[str, Tensor] | None,
         mode: CUDAGraphMode,
@@ -72,5 +77,18 @@ class DraftModel:
             batch_descriptor=BatchDescriptor(num_tokens=num_rows),
             slot_mapping=slot_mappings,
         ):
-            hidden_states: Tensor = self.module(input_ids=input_ids, positions=positions)
+            hidden_states: Tensor = self.module(
+                input_ids=input_ids if inputs_embeds is None else None, positions=positions, inputs_embeds=inputs_embeds
+            )
         return hidden_states
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor:
+        """[N, H] -> [N, V of the target]"""
+        logits: Tensor = self.module.compute_logits(hidden_states)  # type: ignore[operator]
+        return logits
+
+    def candidates(self, hidden_states: Tensor, head: GreedyHead | None) -> TopK:
+        """The likeliest tokens of each row [N, H], for trees; without a head of ours by the model's logits."""
+        if head is not None:
+            return head.top(hidden_states)
+        return top_of_logits(self.compute_logits(hidden_states), NUM_CANDIDATES)

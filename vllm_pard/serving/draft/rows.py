@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pard_kernels import prepare_draft_inputs
+from pard_kernels import FeatureRows, prepare_draft_inputs
 from torch import Tensor
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
@@ -29,25 +29,28 @@ class DraftStep:
     num_rejected: Tensor  # [B] int32
     last_sampled: Tensor  # [R, 1] int64
     num_drafts: int  # K
+    kept_rows: Tensor | None = None  # [T] int32, of trees: `prepare_draft_inputs`
     has_attention: bool = True  # False while vLLM profiles without a K/V cache
 
 
 class DraftRows:
     """Lays out requests of a step that follow one another; each owns consecutive rows at consecutive positions."""
 
-    def __init__(self, speculator: Any, num_draft_kv: Tensor) -> None:
-        """`num_draft_kv` [R] int32 is `DraftKV.num_tokens`."""
+    def __init__(self, speculator: Any) -> None:
+        """`speculator` has its `draft_kv`, and its `target_features` if it reads any."""
         self.buffers: Any = speculator.input_buffers
-        self.num_draft_kv = num_draft_kv
+        self.num_draft_kv: Tensor = speculator.draft_kv.num_tokens  # [R] int32
+        self.features: FeatureRows | None = speculator.target_features and speculator.target_features.rows
         self.all_token_ids: Any = speculator.request_state.all_token_ids
         self.mask_token_id: int = speculator.speculative_config.mask_token_id
         self.vocab_size = int(speculator.draft_model_config.get_vocab_size())
         self.max_model_len: int = speculator.max_model_len
+        self._some_kept_rows: Tensor | None = speculator.trees and speculator.trees.kept_rows
         num_rows, num_samples = len(self.buffers.input_ids), speculator.max_num_reqs * speculator.depth
-        self._sample_rows = torch.zeros(num_samples, dtype=torch.int64, device=num_draft_kv.device)
+        self._sample_rows = torch.zeros(num_samples, dtype=torch.int64, device=self.num_draft_kv.device)
         # While vLLM profiles there is no K/V cache: no slots to store in.
         self._cache: tuple[Any, frozenset[int]] | None = None
-        self.slot_mappings = torch.empty(1, num_rows, dtype=torch.int64, device=num_draft_kv.device)
+        self.slot_mappings = torch.empty(1, num_rows, dtype=torch.int64, device=self.num_draft_kv.device)
         self._uniform_starts: dict[tuple[int, int], Tensor] = {}
 
     def use_cache(self, block_tables: Any, kv_groups: Iterable[int]) -> None:
@@ -84,9 +87,10 @@ class DraftRows:
         num_rows: int,
         *,
         first: int,
+        stop: int | None = None,
         caches_masks: bool,
     ) -> None:
-        """Lay out the step's requests from `first` on. Raises ValueError if the buffers are too small."""
+        """Lay out the step's requests from `first` to before `stop`. Raises ValueError if the buffers are too small."""
         buffers, batch, num_reqs = self.buffers, step.batch, len(query_start_loc) - 1
         if num_rows > len(buffers.input_ids):
             raise ValueError(f"a draft forward of {num_rows} rows exceeds its buffers of {len(buffers.input_ids)} rows")
@@ -95,8 +99,8 @@ class DraftRows:
             target_input_ids=batch.input_ids,
             target_positions=batch.positions,
             target_query_start_loc=batch.query_start_loc[first:],
-            kept_rows=None,
-            request_slots=step.slots[first : first + num_reqs],
+            kept_rows=step.kept_rows,
+            request_slots=step.slots[first:stop][:num_reqs],
             num_sampled=step.num_sampled[first:],
             num_rejected=step.num_rejected[first:],
             last_sampled=step.last_sampled,
@@ -115,6 +119,7 @@ class DraftRows:
             vocab_size=self.vocab_size,
             max_model_len=self.max_model_len,
             caches_masks=caches_masks,
+            features=self.features,
         )
 
     def warm_up(self, last_sampled: Tensor) -> None:
@@ -132,6 +137,7 @@ class DraftRows:
             num_rejected=nothing,
             last_sampled=last_sampled,
             num_drafts=1,
+            kept_rows=self._some_kept_rows,
         )
         self.lay_out(step, self.num_draft_kv[:1], 0, first=0, caches_masks=True)
 

@@ -78,3 +78,10 @@ def _trimmed_logits(draft: Any, token_ids: Tensor, target_vocab_size: int) -> Ca
         return logits.index_copy_(1, token_ids, some)
 
     return compute_target_logits
+
+
+def in_target_vocabulary(draft_logits: Tensor, vocab_size: int) -> Tensor:
+    """Memory for logits of a draft [..., any] over the target's tokens, where it has another number of them."""
+    if draft_logits.shape[-1] == vocab_size:
+        return draft_logits
+    return draft_logits.new_full((*draft_logits.shape[:-1], vocab_size), NEVER)

@@ -8,6 +8,8 @@ from vllm_pard.serving.hooks.hook import Hook
 from vllm_pard.serving.hooks.runner_v1 import RUNNER_V1_HOOKS
 from vllm_pard.serving.hooks.runner_v2 import RUNNER_V2_HOOKS
 from vllm_pard.serving.hooks.sampling import V1_SAMPLING_HOOKS, VALIDATION_HOOKS
+from vllm_pard.serving.hooks.scheduler import SCHEDULER_HOOKS
+from vllm_pard.serving.hooks.tree import TREE_HOOKS
 
 CONFIG_HOOKS = (
     *VALIDATION_HOOKS,
@@ -22,13 +24,20 @@ CONFIG_HOOKS = (
     Hook(module="vllm.config.speculative", name="SpeculativeConfig.max_num_new_slots_for_drafting"),
     Hook(module="vllm.config.vllm", name="VllmConfig.num_lookahead_tokens"),
     Hook(module="vllm.logger", name="init_logger", parameters=("name",)),
+    Hook(module="vllm.model_executor.model_loader.utils", name="get_model_cls", parameters=("model_config",)),
+    Hook(module="vllm.model_executor.models.interfaces", name="supports_eagle3", parameters=("model",)),
+    Hook(module="vllm.model_executor.models.registry", name="ModelRegistry"),
     Hook(module="vllm.triton_utils.importing", name="HAS_TRITON"),
+)
+
+# Of CPUs alone: importing this module takes torch's events and streams away from GPUs.
+CPU_WORKER_HOOKS = (
+    Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.init_device"),
+    Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.compile_or_warm_up_model"),
 )
 
 WORKER_HOOKS = (
     *V1_SAMPLING_HOOKS,
-    Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.init_device"),
-    Hook(module="vllm.v1.worker.cpu_worker", name="CPUWorker.compile_or_warm_up_model"),
     Hook(module="vllm.v1.worker.gpu_worker", name="Worker.init_device"),
     Hook(module="vllm.v1.worker.gpu_worker", name="Worker.compile_or_warm_up_model"),
     Hook(module="vllm.v1.worker.gpu_worker", name="Worker.reload_weights"),
@@ -52,6 +61,24 @@ WORKER_HOOKS = (
     ),
 )
 
-HOOKS = CONFIG_HOOKS + WORKER_HOOKS + RUNNER_V1_HOOKS + RUNNER_V2_HOOKS
+HOOKS = (
+    *CONFIG_HOOKS,
+    *CPU_WORKER_HOOKS,
+    *WORKER_HOOKS,
+    *RUNNER_V1_HOOKS,
+    *RUNNER_V2_HOOKS,
+    *SCHEDULER_HOOKS,
+    *TREE_HOOKS,
+)
 
-__all__ = ["CONFIG_HOOKS", "HOOKS", "RUNNER_V1_HOOKS", "RUNNER_V2_HOOKS", "WORKER_HOOKS", "Hook"]
+__all__ = [
+    "CONFIG_HOOKS",
+    "CPU_WORKER_HOOKS",
+    "HOOKS",
+    "RUNNER_V1_HOOKS",
+    "RUNNER_V2_HOOKS",
+    "SCHEDULER_HOOKS",
+    "TREE_HOOKS",
+    "WORKER_HOOKS",
+    "Hook",
+]

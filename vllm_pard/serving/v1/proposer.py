@@ -36,7 +36,9 @@ class PardProposer(DraftModelProposer):
         return model
 
     def propose(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Draft as vLLM does, and take the time."""
+        """Draft as vLLM does, and take the time; where no drafts are wanted, their requests will never draft again."""
+        if kwargs.get("num_speculative_tokens") == 0:
+            return torch.empty(self._runner.input_batch.num_reqs, 0, dtype=torch.int64, device=self.device)
         started = time.perf_counter()
         tokens: Tensor = super().propose(*args, **kwargs)
         self.seconds += time.perf_counter() - started

@@ -1,0 +1,144 @@
+"""The scheduler that chooses how many tokens are drafted: it keeps outputs, and sees what the choice needs."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from engine import run_scenario
+
+from vllm_pard.choice import LengthChoice
+from vllm_pard.serving.scheduler import ChoosesLength
+
+LENGTHS = [8, 4, 0, 2, 8, 0]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("runner", "environment"),
+    [("v1", None), ("v2", "newest_vllm"), pytest.param("v2", None, marks=pytest.mark.slow)],
+    ids=["V1", "V2", "V2, installed"],
+)
+def test_lengths_that_change_keep_outputs(
+    tiny_pair: tuple[Path, Path], request: pytest.FixtureRequest, runner: str, environment: str | None
+) -> None:
+    target, draft = tiny_pair
+    variables = request.getfixturevalue(environment) if environment else {}
+    result = run_scenario(
+        "scenarios:changing_lengths", runner=runner, environment=variables, target=target, draft=draft,
+        lengths=LENGTHS, num_steps=5,
+    )  # fmt: skip
+    assert result["pard"] == result["plain"]
+    seen = {number for numbers in result["verified"] for number in numbers}
+    assert {0, 4, 8} <= seen
+    assert result["counts"]["num_accepted_tokens"] > 0
+    costs = {k: number for of_size in result["costs"].values() for k, number in of_size.items()}
+    assert {"0", "8"} <= costs.keys()
+
+
+class FakeScheduler:
+    """What the mixin needs of vLLM's."""
+
+    num_spec_tokens, max_num_running_reqs = 4, 8
+
+    def __init__(self, runner: str) -> None:
+        spec = SimpleNamespace(lengths=range(5), runner=runner)
+        self.vllm_config = SimpleNamespace(speculative_config=spec)
+        self.requests: dict[str, Any] = {}
+        self.dynamic_sd_lookup: list[int] | None = None
+
+    @property
+    def running(self) -> list[Any]:
+        return list(self.requests.values())
+
+    def add(self, *names: str) -> None:
+        self.requests |= {name: SimpleNamespace(request_id=name, spec_token_ids=[]) for name in names}
+
+    def schedule(self) -> Any:
+        drafts = {r.request_id: list(r.spec_token_ids) for r in self.running if r.spec_token_ids}
+        return SimpleNamespace(
+            num_scheduled_tokens={name: 1 + len(drafts.get(name, ())) for name in self.requests},
+            scheduled_spec_decode_tokens=drafts,
+        )
+
+    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> None:
+        assert self.dynamic_sd_lookup is not None
+        for request in self.running:
+            request.spec_token_ids = [7] * self.dynamic_sd_lookup[1]
+
+
+class Scheduler(ChoosesLength, FakeScheduler):
+    pass
+
+
+class Choice(LengthChoice):
+    """Chooses what it is told, and keeps what it is told of."""
+
+    def __init__(self, *ks: int) -> None:
+        super().__init__(range(5))
+        self.ks, self.steps, self.drafts = list(ks), [], []
+
+    def choose(self, batch_size: int) -> int:
+        return self.ks.pop(0)
+
+    def observe_step(self, batch_size: int, k: int, seconds: float) -> None:
+        self.steps.append((batch_size, k, seconds))
+
+    def observe_drafts(self, k: int, num_accepted: Any) -> None:
+        self.drafts.append((k, list(num_accepted)))
+
+
+def run_steps(scheduler: Scheduler, choice: Choice, num_accepted: int = 0) -> list[dict[str, int]]:
+    """Until the choice has no more to say; a second each. How many drafts each request had verified."""
+    seconds = iter(range(100))
+    scheduler.clock = lambda: next(seconds)
+    scheduler.choice, found = choice, []
+    while choice.ks:
+        output = scheduler.schedule()
+        found.append({name: number - 1 for name, number in output.num_scheduled_tokens.items()})
+        names = list(output.num_scheduled_tokens)
+        sampled = [[1] * (1 + min(num_accepted, found[-1][name])) for name in names]
+        places = {name: place for place, name in enumerate(names)}
+        scheduler.update_from_output(output, SimpleNamespace(sampled_token_ids=sampled, req_id_to_index=places))
+    return found
+
+
+def test_a_step_is_seen_where_the_one_before_was_alike() -> None:
+    scheduler, choice = Scheduler("v2"), Choice(4, 4, 4, 2, 2, 2, 0, 0, 0)
+    scheduler.add("a", "b")
+    found = run_steps(scheduler, choice, num_accepted=1)
+    assert [of_step["a"] for of_step in found] == [0, 4, 4, 4, 2, 2, 2, 0, 0]
+    assert choice.steps == [(2, 4, 1), (2, 4, 1), (2, 2, 1), (2, 2, 1), (2, 0, 1)]
+    assert choice.drafts == [(4, [1])] * 6 + [(2, [1])] * 6
+
+
+def test_on_v1_drafts_are_cut() -> None:
+    scheduler, choice = Scheduler("v1"), Choice(4, 4, 1, 1)
+    scheduler.add("a")
+    assert [of_step["a"] for of_step in run_steps(scheduler, choice)] == [0, 4, 1, 1]
+    assert scheduler.dynamic_sd_lookup is not None
+    assert set(scheduler.dynamic_sd_lookup) == {4}, "the draft makes all of them"
+
+
+def test_on_v1_who_was_there_without_drafts_has_none_again() -> None:
+    """The draft has not read what it generated; a request that comes later is drafted for."""
+    scheduler, choice = Scheduler("v1"), Choice(3, 3, 0, 3)
+    scheduler.add("a")
+    assert [of_step["a"] for of_step in run_steps(scheduler, choice)] == [0, 3, 0, 0]
+    scheduler.add("b")
+    found = run_steps(scheduler, Choice(3, 3))
+    assert found[-1] == {"a": 0, "b": 3}
+    del scheduler.requests["a"]
+    run_steps(scheduler, Choice(3))
+    scheduler.add("a")  # another one of this name
+    assert run_steps(scheduler, Choice(3, 3))[-1] == {"a": 3, "b": 3}
+
+
+def test_newcomers_and_prompts_are_no_step_of_a_kind() -> None:
+    scheduler, choice = Scheduler("v2"), Choice(4, 4)
+    scheduler.add("a")
+    run_steps(scheduler, choice)
+    scheduler.add("b")
+    again = Choice(4, 4, 4)
+    run_steps(scheduler, again)
+    assert again.steps == [(2, 4, 1)], "in the first of three one had no drafts, and the second comes after it"

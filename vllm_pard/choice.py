@@ -1,0 +1,220 @@
+"""How many tokens to draft, chosen while a server runs: as many as give the most tokens a second, or none.
+
+A step with k drafts takes c(k) and yields L(k) = 1 + a_1 + ... + a_k tokens of a request, a_i being the share of drafts
+whose token i is accepted. Costs are those of this batch size on this machine, acceptance is that of the newest drafts;
+both are taken from steps that were made anyway. What can't be seen from the present choice, the acceptance of tokens
+that are not drafted and the cost of steps that are not made, is probed now and then, for no more than a small share of
+the time. No choice looks at the tokens of the step that it is for, so sampling stays exact.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import median
+
+__all__ = ["ChoiceLimits", "LengthChoice", "TreeChoice"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceLimits:
+    """How fast a choice follows, and what looking for a better one may cost."""
+
+    num_drafts: float = 400.0  # older ones count for less: e times less after as many
+    num_costs: int = 25  # steps of a kind that are remembered; their median counts
+    num_steps: int = 5  # of a probe; fewer say nothing of a cost
+    gain: float = 1.03  # that another choice must promise
+    probe_share: float = 0.005  # of the time that probes may lose
+    min_probe_interval: int = 100  # steps between two probes
+
+
+@dataclass
+class _Probe:
+    """A choice that is looked at for a few steps whatever is known of it."""
+
+    k: int
+    num_left: int
+
+
+class _Batch:
+    """What is known of steps of about one batch size."""
+
+    def __init__(self, k: int, limits: ChoiceLimits) -> None:
+        self.k = k  # the present choice
+        self.costs: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
+        self.probe: _Probe | None = None
+        self.num_steps_until_probe = 0.0
+        self._limits = limits
+
+    def is_measured(self, k: int) -> bool:
+        return len(self.costs[k]) >= self._limits.num_steps
+
+    def cost(self, k: int) -> float | None:
+        """Seconds of a step, between two measured ones in proportion to its rows; None beyond them."""
+        measured = sorted(k for k in tuple(self.costs) if self.is_measured(k))
+        low = max((m for m in measured if m <= k), default=None)
+        high = min((m for m in measured if m >= k), default=None)
+        if low is None or high is None:
+            return None
+        at_low, at_high = median(self.costs[low]), median(self.costs[high])
+        return at_low if low == high else at_low + (at_high - at_low) * (k - low) / (high - low)
+
+
+class LengthChoice:
+    """Chooses k among `lengths`, which hold 0, for each batch size."""
+
+    def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
+        self.lengths, self.max_k, self.limits = sorted(lengths), max(lengths), limits or ChoiceLimits()
+        self._batches: dict[int, _Batch] = {}
+        self._num_drafts = [0.0] * self.max_k  # that had a token i, and of these, those in which it was accepted
+        self._num_accepted = [0.0] * self.max_k
+
+    @property
+    def _tried_first(self) -> Collection[int]:
+        """Both ends: what lies between follows from them."""
+        return self.max_k, 0
+
+    def choose(self, batch_size: int) -> int:
+        """k of a step of so many requests."""
+        batch = self._batch(batch_size)
+        if batch.probe is None:
+            batch.probe = self._next_probe(batch)
+        if batch.probe is not None:
+            return batch.probe.k
+        self._change(batch)
+        return batch.k
+
+    def observe_step(self, batch_size: int, k: int, seconds: float) -> None:
+        """A decode step of so many requests that drafted k tokens and verified k took so long."""
+        batch = self._batch(batch_size)
+        batch.costs[k].append(seconds)
+        batch.num_steps_until_probe -= 1
+        if batch.probe is not None and batch.probe.k == k:
+            batch.probe.num_left -= 1
+            if batch.probe.num_left <= 0:
+                batch.probe = None
+                batch.num_steps_until_probe = self._probe_interval(batch)
+
+    def observe_drafts(self, k: int, num_accepted: Iterable[int]) -> None:
+        """Of drafts of k tokens each, so many were accepted."""
+        for number in num_accepted:
+            for position in range(k):
+                old = 1.0 - 1.0 / self.limits.num_drafts
+                self._num_drafts[position] = self._num_drafts[position] * old + 1.0
+                self._num_accepted[position] = self._num_accepted[position] * old + (number > position)
+
+    def length(self, k: int) -> float:
+        """L(k): tokens of a step."""
+        # A token is accepted after those before it alone, whatever an older probe has seen of it.
+        shares = accumulate((self._share(position) for position in range(k)), min)
+        return 1.0 + sum(shares)
+
+    def _share(self, position: int) -> float:
+        tried = self._num_drafts[position]
+        return self._num_accepted[position] / tried if tried else 1.0
+
+    def _speed(self, batch: _Batch, k: int) -> float | None:
+        cost = batch.cost(k)
+        return None if cost is None else self.length(k) / cost
+
+    def _change(self, batch: _Batch) -> None:
+        speeds = {k: speed for k in self.lengths if (speed := self._speed(batch, k)) is not None}
+        if not speeds:
+            return
+        best = max(speeds, key=lambda k: speeds[k])
+        if speeds[best] > self.limits.gain * speeds.get(batch.k, 0.0):
+            batch.k = best
+
+    def _next_probe(self, batch: _Batch) -> _Probe | None:
+        """Some first; later more tokens again, since acceptance changes, or none, since costs do."""
+        for k in self._tried_first:
+            if not batch.is_measured(k):
+                return _Probe(k, self.limits.num_steps)
+        if batch.num_steps_until_probe > 0:
+            return None
+        return _Probe(self._other(batch.k), self.limits.num_steps)
+
+    def _other(self, k: int) -> int:
+        """What to look at beside k: from nothing a little, since the first tokens tell whether more may be worth it."""
+        if k == self.max_k:
+            return 0
+        return min(self.lengths[1:], key=lambda other: abs(other - self.max_k / 4)) if k == 0 else self.max_k
+
+    def _probe_interval(self, batch: _Batch) -> float:
+        """Steps until the next one, so that both kinds of probe lose no more than their share of the time."""
+        now = self._speed(batch, batch.k)
+        if now is None:
+            return 0.0
+        other = self._other(batch.k)
+        probed, cost, cost_now = self._speed(batch, other), batch.cost(other), batch.cost(batch.k)
+        if probed is None or cost is None or cost_now is None:
+            return 0.0
+        lost = self.limits.num_steps * cost * max(0.0, 1.0 - probed / now)
+        return max(self.limits.min_probe_interval, lost / (self.limits.probe_share * cost_now))
+
+    def _batch(self, batch_size: int) -> _Batch:
+        """Of batch sizes 1, 2, 3 to 4, 5 to 8 and so on; a new one begins with its neighbour's choice."""
+        size = (batch_size - 1).bit_length()
+        if size not in self._batches:
+            nearest = min(self._batches, key=lambda known: abs(known - size), default=None)
+            k = self.max_k if nearest is None else self._batches[nearest].k
+            self._batches[size] = _Batch(k, self.limits)
+        return self._batches[size]
+
+
+class TreeChoice(LengthChoice):
+    """The same of trees, of which the first k nodes are verified: the main chain first, then whatever else is likely.
+
+    A step's yield does not follow from shares by depth, so it is counted for each k, and in proportion between two.
+    """
+
+    def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
+        super().__init__(lengths, limits)
+        self._yields = {k: _Yield() for k in self.lengths}
+        self._last_seen = dict.fromkeys(self.lengths, 0)  # in which step
+        self._num_steps = 0
+
+    def observe_step(self, batch_size: int, k: int, seconds: float) -> None:
+        """A decode step of so many requests that drafted trees and verified k nodes of each took so long."""
+        self._num_steps += 1
+        self._last_seen[k] = self._num_steps
+        super().observe_step(batch_size, k, seconds)
+
+    def observe_drafts(self, k: int, num_accepted: Iterable[int]) -> None:
+        """Of trees cut to k nodes each, paths of so many were accepted."""
+        if k in self._yields:  # near the end of a context there are fewer
+            for number in num_accepted:
+                self._yields[k].add(number, self.limits.num_drafts)
+
+    def length(self, k: int) -> float:
+        """L(k). A tree yields no less than its first nodes do, whatever an older probe has seen of these."""
+        known = {other: each.mean for other, each in self._yields.items() if each.num_drafts} | {0: 0.0}
+        known = {other: min(mean for more, mean in known.items() if more >= other) for other in known}
+        low, high = max(other for other in known if other <= k), min((o for o in known if o >= k), default=max(known))
+        if low >= high:
+            return 1.0 + known[low]
+        return 1.0 + known[low] + (known[high] - known[low]) * (k - low) / (high - low)
+
+    @property
+    def _tried_first(self) -> Collection[int]:
+        return self.lengths[::-1]
+
+    def _other(self, k: int) -> int:
+        """What was seen longest ago."""
+        return min((other for other in self.lengths if other != k), key=lambda other: self._last_seen[other])
+
+
+@dataclass
+class _Yield:
+    """Tokens that trees of one size have yielded, older ones counting for less."""
+
+    num_drafts: float = 0.0
+    num_accepted: float = 0.0
+
+    def add(self, number: int, memory: float) -> None:
+        old = 1.0 - 1.0 / memory
+        self.num_drafts, self.num_accepted = self.num_drafts * old + 1.0, self.num_accepted * old + number
+
+    @property
+    def mean(self) -> float:
+        return self.num_accepted / self.num_drafts

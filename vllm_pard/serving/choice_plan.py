@@ -1,0 +1,45 @@
+"""`"num_speculative_tokens": "auto"` and `"tree": "auto"`: what is chosen among, and what it does not go with."""
+
+from typing import Any
+
+from vllm_pard.config import AUTO, ConfigError, PardConfig
+from vllm_pard.serving import compat, hooks
+from vllm_pard.serving.scheduler import SCHEDULER_CLS
+
+LARGEST_BATCH = 2**20
+
+
+def use_choice(wanted: PardConfig, engine_args: Any, max_k: int, runner: str) -> tuple[int, ...]:
+    """Have the engine choose up to max_k; empty if that is not wanted. Raises ConfigError where it can't."""
+    if not wanted.chooses:
+        return ()
+    asked = f'"{"num_speculative_tokens" if wanted.tree is None else "tree"}": "{AUTO}"'
+    for name in ("num_speculative_tokens_per_batch_size", "enable_adaptive_verification"):
+        if wanted.upstream.get(name):
+            raise ConfigError(f'{asked} and "{name}" both choose how many drafts are verified: leave one of them out')
+    if wanted.tree is not None and not wanted.tree.is_chosen:
+        raise ConfigError(
+            f'"num_speculative_tokens": "{AUTO}" chooses among chains: give a number, or "tree": "{AUTO}", or leave '
+            '"tree" out'
+        )
+    if engine_args.data_parallel_size > 1:
+        raise ConfigError(
+            f"{asked} is chosen by each engine alone, and data-parallel ones have to agree: give a number"
+        )
+    if engine_args.scheduler_cls not in (None, SCHEDULER_CLS):
+        raise ConfigError(
+            f"{asked} needs a scheduler of its own, and scheduler_cls is {engine_args.scheduler_cls!r}: leave it out, "
+            "or give a number"
+        )
+    compat.check_hooks(hooks.SCHEDULER_HOOKS)
+    engine_args.scheduler_cls = SCHEDULER_CLS
+    if runner == "v1":
+        return tuple(range(max_k + 1))
+    return tuple(sorted({0, max(1, max_k // 4), max(1, max_k // 2), max_k}))
+
+
+def schedule_of(lengths: tuple[int, ...]) -> dict[str, Any]:
+    """For vLLM on V2: CUDA graphs are captured for each length that a schedule has; the scheduler goes its own way."""
+    entries = [[place, place, k] for place, k in enumerate(sorted(lengths, reverse=True), start=1)]
+    entries[-1][1] = LARGEST_BATCH
+    return {"num_speculative_tokens_per_batch_size": entries}
