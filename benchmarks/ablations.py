@@ -4,7 +4,8 @@ python benchmarks/ablations.py cod --target T --answers answers.jsonl --json ben
 python benchmarks/ablations.py losses --target T --answers answers.jsonl --json benchmarks/results/losses_cpu.json
 
 T and its answers are those of benchmarks/real_pair.py. All drafts start from the same one: layers of the target after
-next-token training. Acceptance is that of greedy decoding on held-out answers, K = the number of depths.
+next-token training (`--start`, else one is trained). Acceptance is that of greedy decoding on held-out answers, K = the
+number of depths.
 
 cod      rows through the draft and seconds to the same acceptance length, with COD, with all masks, and with random
          drops that break chains (control)
@@ -26,15 +27,15 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
-from vllm_pard.bench.conditions import conditions, portable  # noqa: E402
 from vllm_pard.bench.pictures import Picture, Point  # noqa: E402
+from vllm_pard.conditions import conditions, portable  # noqa: E402
 from vllm_pard.silence import without_progress_bars  # noqa: E402
-from vllm_pard.training.collator import Collator  # noqa: E402
-from vllm_pard.training.rows import Rows  # noqa: E402
+from vllm_pard.training.cod.collator import Collator  # noqa: E402
+from vllm_pard.training.cod.rows import Rows  # noqa: E402
+from vllm_pard.training.options.train_config import from_mapping  # noqa: E402
 from vllm_pard.training.run import train  # noqa: E402
-from vllm_pard.training.train_config import from_mapping  # noqa: E402
 
-COD = {"retention": 0.7, "min_retention": 0.2}
+COD = {"retention": 0.7, "min_retention": 0.1}  # as PARD-2, with as many depths
 ALL = {"retention": 1.0, "min_retention": 1.0}
 CE: dict[str, Any] = {"ce": 1.0}
 CE_KL: dict[str, Any] = {"ce": 0.1, "kl": 1.0}
@@ -103,6 +104,8 @@ def run(given: dict[str, Any], collator: type[Collator] = Collator) -> dict[str,
 
 def start(given: argparse.Namespace, seed: int) -> str:
     """The draft that all runs of a seed start from."""
+    if given.start is not None:
+        return str(given.start)
     name = f"start-{seed}"
     changes = {"prune_layers": given.layers, "cod": {"num_depths": 1}, "loss": CE_KL}
     whole = options(given, "start", seed, **changes)
@@ -236,13 +239,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("what", choices=("cod", "losses"))
     parser.add_argument("--target", type=Path, required=True)
     parser.add_argument("--answers", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a draft of the next token")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path, help="of cod, a PNG file")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--draft-vocab", type=int, default=4096)
     parser.add_argument("--feature-layers", type=json.loads, default=[-1, -8, -16, -24])
-    parser.add_argument("--depths", type=int, default=8)
+    parser.add_argument("--depths", type=int, default=16)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--start-steps", type=int, default=400)

@@ -15,7 +15,6 @@ import argparse
 import json
 import math
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -25,6 +24,8 @@ from typing import Any
 
 import torch
 from enlarge_check import CheckConfig, check_pair, choose_dtype
+from enlarge_features import feature_keys, write_features
+from enlarge_output import check_output
 from huggingface_hub import StateDictSplit, split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
 from shapes import EnlargeError, ModelShape, check_fits, find_shape, num_kv_copies, shape_of
@@ -32,9 +33,11 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vllm_pard.catalog import DEMO_MARKER
+from vllm_pard.checkpoint import load_config
 from vllm_pard.demo import MODELS, demo_path
 from vllm_pard.errors import PardError
 from vllm_pard.files import write_whole
+from vllm_pard.pard2 import is_pard2
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 MAX_SHARD_BYTES = 2 * 10**9  # a shard is held in memory whole
@@ -165,8 +168,15 @@ class ModelPlan:
         return sum(math.prod(size) for size in self.sizes.values())
 
 
-def plan_model(source: Path, folder: Path, new: ModelShape, dtype: torch.dtype, note: Mapping[str, Any]) -> ModelPlan:
-    """Check that the shape holds the model, and lay out its files."""
+def plan_model(
+    source: Path,
+    folder: Path,
+    new: ModelShape,
+    dtype: torch.dtype,
+    note: Mapping[str, Any],
+    target: tuple[ModelShape, ModelShape] | None = None,
+) -> ModelPlan:
+    """Check that the shape holds the model, and lay out its files. A PARD-2 draft's target had and has `target`."""
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     old = shape_of(config)
     check_fits(source.name, old, new)
@@ -175,6 +185,8 @@ def plan_model(source: Path, folder: Path, new: ModelShape, dtype: torch.dtype, 
         "rms_norm_eps": config["rms_norm_eps"] * old.hidden_size / new.hidden_size,
         "vllm_pard_enlarged": dict(note),
     }
+    if target is not None and is_pard2(config):
+        config |= feature_keys(source, config, *target)
     # With the marker the small bundled draft would be found for the enlarged target.
     config.pop(DEMO_MARKER, None)
     with torch.device("meta"):
@@ -190,8 +202,10 @@ def write_model(plan: ModelPlan, device: torch.device, seed: int) -> None:
     """Write shard by shard; config.json comes last, so that an unfinished folder is no model."""
     plan.folder.mkdir(parents=True)
     for path in plan.source.iterdir():
-        if path.suffix != ".safetensors" and path.name != "config.json":
+        if path.is_file() and path.suffix not in (".safetensors", ".bin") and path.name != "config.json":
             shutil.copy(path, plan.folder)
+    if is_pard2(plan.config):
+        write_features(plan.source, plan.folder, plan.config, plan.dtype)
     generator = torch.Generator(device).manual_seed(seed)
     weights = load_file(plan.source / "model.safetensors")
     enlarger = Enlarger(weights, plan.old, plan.new, plan.dtype, generator)
@@ -204,40 +218,14 @@ def write_model(plan: ModelPlan, device: torch.device, seed: int) -> None:
     write_whole(plan.folder / "config.json", json.dumps(plan.config, indent=2) + "\n")
 
 
-def check_output(output: Path, num_bytes: int) -> None:
-    """Refuse a folder that would mix with other files, get into git, or fill the disk."""
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise EnlargeError(f"--output must be a new or an empty folder; {str(output)!r} is not: remove it first")
-    parents = output.resolve().parents
-    work_tree = next((parent for parent in parents if (parent / ".git").exists()), None)
-    if work_tree is not None and not is_ignored(work_tree, output.resolve() / "target" / "model.safetensors"):
-        raise EnlargeError(
-            f"--output must be outside git or ignored by it; {str(output)!r} is in a git work tree "
-            "that would take up its files: give another folder"
-        )
-    num_free = shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
-    if num_free < num_bytes:
-        raise EnlargeError(
-            f"--output needs {num_bytes / 1e9:.1f} GB of disk; {str(output)!r} has {num_free / 1e9:.1f} GB free"
-        )
-
-
-def is_ignored(work_tree: Path, path: Path) -> bool:
-    """Whether git ignores the path; without a git to ask, no."""
-    git = shutil.which("git")
-    if git is None:
-        return False
-    command = [git, "-C", str(work_tree), "check-ignore", "--quiet", str(path)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
 def enlarge_pair(arguments: argparse.Namespace) -> None:
-    """Write the three models, saying what each is, and compare them if asked to."""
+    """Write all models, saying what each is, and compare them if asked to."""
     dtype, device, output = DTYPES[arguments.dtype], find_device(arguments.device), arguments.output
     pair = find_shape(arguments.shape)
     note = {"shape": arguments.shape, "seed": arguments.seed, "device": device.type}
+    target = shape_of(load_config(str(demo_path("target")))), pair.target
     plans = [
-        plan_model(demo_path(name), output / name, pair.target if name == "target" else pair.draft, dtype, note)
+        plan_model(demo_path(name), output / name, pair.target if name == "target" else pair.draft, dtype, note, target)
         for name in MODELS
     ]
     check_output(output, sum(plan.num_bytes for plan in plans))

@@ -12,7 +12,7 @@ from vllm_pard.checkpoint import load_config, read_checkpoint
 from vllm_pard.demo import SPLITS, demo_path, prompts
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.training.demo_pair.answers import greedy_answers
-from vllm_pard.training.draft_replay import Answered, DraftReplay
+from vllm_pard.training.evaluation.draft_replay import Answered, DraftReplay
 
 NUM_SPECULATIVE_TOKENS = 8
 

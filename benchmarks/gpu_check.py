@@ -3,8 +3,8 @@
 python benchmarks/gpu_check.py [--output benchmarks/results] [--pair DIR] [--only WORD] [--minutes 10]
 
 Kernels against their twins on the device, once under compute-sanitizer, and timed; if vLLM can be imported, the demo
-pair's outputs against plain decoding's, and an enlarged 8B pair: what a step costs with every method. What could not
-run is said, never passed over; `--only` runs it alone.
+pair's outputs against plain decoding's, the tests' scenarios in real engines, and an enlarged 8B pair: what a step
+costs with every method. What could not run is said, never passed over; `--only` runs it alone.
 """
 
 import argparse
@@ -21,16 +21,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import gettempdir
 
-from vllm_pard.bench.conditions import conditions, gpu_names
+from vllm_pard.conditions import conditions, gpu_names
 from vllm_pard.files import write_whole
 from vllm_pard.process import stop_group
 
 ROOT = Path(__file__).resolve().parent.parent
 OPS = ROOT / "tests" / "ops"
 PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-METHODS = "none,pard,draft_model+parallel_drafting,draft_model"  # each in its turn: what matters most comes first
+SERVING = [ROOT / "tests" / "serving" / f"test_{name}.py" for name in ("v2", "trees", "pard2")]
+INTERPRETED = ("graph", "pieces", "compil", "replay", "dummy", "follow")  # tests that count launches of an interpreter
 SECONDS_TO_STOP = 30
 SHAPE, NUM_SPECULATIVE_TOKENS = "llama-3.1-8b", 15
+# For 64 requests, beside two other engines on 80 GB.
+ROOM = {"max_num_batched_tokens": 2048, "gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 2_500_000_000}
 
 
 @dataclass(frozen=True)
@@ -76,25 +79,30 @@ def steps(output: Path, device: str, pair: Path) -> list[Step]:
 def engine_steps(output: Path, device: str, pair: Path) -> list[Step]:
     no_vllm = None if importlib.util.find_spec("vllm") else "vLLM can't be imported"
     python, target, draft = sys.executable, str(pair / "target"), str(pair / "draft")
-    bench = (python, "-m", "vllm_pard.cli", "bench", "--placement", "in-turn")
     lossless = (
-        *(*bench, "--methods", "none,pard,pard+own_attention", "--dtype", "float32", "--verify", "--runs", "1"),
+        *(python, "-m", "vllm_pard.cli", "bench", "--placement", "in-turn"),
+        *("--methods", "none,pard,pard+own_attention,pard+tree", "--dtype", "float32", "--verify", "--runs", "1"),
         *("--num-prompts", "32", "--concurrency", "8", "--json", str(output / f"bench_demo_float32_{device}.json")),
     )
+    side_by_side = ("-n", "4") if importlib.util.find_spec("xdist") else ()
+    chosen = " and ".join(f"not {word}" for word in (*INTERPRETED, "installed"))
+    scenarios = (*PYTEST, *side_by_side, *map(str, SERVING), "-k", chosen)
     enlarge = (python, str(ROOT / "benchmarks" / "enlarge.py"), "--shape", SHAPE, "--output", str(pair))
+    methods = f"none,pard={draft},pard+tree={draft},draft_model+parallel_drafting={draft},draft_model"
     of_8b = (
-        *(*bench, target, "--draft", draft, "--ar-draft", str(pair / "draft_ar"), "--methods", METHODS, "--runs", "3"),
-        *("--num-speculative-tokens", str(NUM_SPECULATIVE_TOKENS), "--concurrency", "1,4,16,64", "--ignore-eos"),
-        *("--requests-per-user", "2", "--json", str(output / f"bench_{SHAPE}_{device}.json")),
+        *(python, str(ROOT / "benchmarks" / "step_costs.py"), target, "--methods", methods),
+        *("--ar-draft", str(pair / "draft_ar"), "--num-speculative-tokens", str(NUM_SPECULATIVE_TOKENS)),
+        *("--engine-args", json.dumps(ROOM), "--json", str(output / f"step_costs_{SHAPE}_{device}.json")),
     )
     launches = (
         *(python, str(ROOT / "benchmarks" / "launches.py"), target, draft),
         *("--json", str(output / f"launches_{SHAPE}_{device}.json")),
     )
     return [
-        Step("outputs in float32, in vLLM", lossless, 180, no_vllm),
+        Step("outputs in float32, in vLLM", lossless, 300, no_vllm),
         Step("enlarged pair", enlarge, 90, no_vllm or ("it is there" if (pair / "draft_ar").exists() else None)),
         Step("steps of an 8B target in vLLM", of_8b, 420, no_vllm),
+        Step("the tests' scenarios in vLLM", scenarios, 420, no_vllm),
         Step("launches of a step", launches, 180, no_vllm),
     ]
 
@@ -103,8 +111,11 @@ def run(step: Step, seconds_left: float) -> Outcome:
     if step.missing or seconds_left <= 0:
         return Outcome(step.name, f"not run: {step.missing or 'no time is left'}")
     limit_s = min(step.limit_s, seconds_left)
-    # The sanitizer sees an allocation each, not one pool that hides its edges.
-    environment = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if "sanitizer" in step.name else None
+    environment = dict(os.environ)
+    if "sanitizer" in step.name:  # it sees an allocation each, not one pool that hides its edges
+        environment["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    if "float32" in step.name:  # Triton's products of float32 are of TF32 unless told
+        environment["TRITON_F32_DEFAULT"] = "ieee"
     print(f"== {step.name}", flush=True)
     started = time.monotonic()
     process = subprocess.Popen(step.command, cwd=ROOT, env=environment, start_new_session=True)

@@ -34,12 +34,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "tests" / "support"
 NUM_DRAFTS, BATCH_SIZES, MAX_TOKENS, PROMPT_LENGTH = 8, (1, 4, 16), 12, 20
 UPSTREAM = {"method": "draft_model", "parallel_drafting": True}
 OUR_ATTENTION = {"attention_backend": "CUSTOM"}
+PARD2 = "pard2, dependent"
 METHODS: dict[tuple[str, str], dict[str, Any]] = {
     ("draft_model+parallel_drafting", "eager"): UPSTREAM,
     ("pard", "eager"): {},
     ("pard", "graph"): {},
     ("pard, CUSTOM attention", "eager"): OUR_ATTENTION,
     ("pard, CUSTOM attention", "graph"): OUR_ATTENTION,
+    (PARD2, "eager"): {"mode": "dependent"},
+    (PARD2, "graph"): {"mode": "dependent"},
 }
 LAUNCHES = ("triton", "graph", "operator", "copy to device")
 
@@ -58,8 +61,13 @@ def count_steps(pair: Path, method: str, mode: str) -> list[dict[str, Any]]:
     from host_counter import HostWork, counted_launches
     from recorded_graph import RecordedGraph, capture_draft_graphs
 
+    draft = pair / ("pard2" if method == PARD2 else "draft")
+    if not draft.exists():
+        from pard2_draft import save_pard2_draft
+
+        save_pard2_draft(draft, pair / "draft")
     llm = scenarios.make_llm(
-        str(pair / "target"), str(pair / "draft"), num_drafts=NUM_DRAFTS, spec=METHODS[method, mode],
+        str(pair / "target"), str(draft), num_drafts=NUM_DRAFTS, spec=METHODS[method, mode],
         max_num_seqs=max(BATCH_SIZES), max_num_batched_tokens=512,
     )  # fmt: skip
     runner = scenarios.model_runner(llm)
@@ -157,7 +165,7 @@ def main() -> int:
     from tables import host_work_table
     from tiny_models import save_pair
 
-    from vllm_pard.bench.conditions import conditions
+    from vllm_pard.conditions import conditions
     from vllm_pard.files import write_whole
 
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vllm_pard.bench.conditions import conditions
+from vllm_pard.conditions import conditions
 from vllm_pard.files import write_whole
 
 # Calls of the CUDA and HIP runtimes and drivers, as torch's profiler names them.

@@ -3,10 +3,12 @@
 python benchmarks/real_pair.py --train gsm8k_train.jsonl --test gsm8k_test.jsonl humaneval.jsonl \
     [--work runs/real_pair] [--json benchmarks/results/real_pair_cpu.json]
 
-1. the target answers the questions       vllm-pard generate
-2. a PARD and a PARD-2 draft are trained   vllm-pard train      benchmarks/configs/real_pair.yaml
-3. their acceptance is measured, K = 5     vllm-pard evaluate
-4. the PARD draft is served                vllm-pard bench      against plain decoding and the draft one token at a time
+1. the target answers the questions                    vllm-pard generate
+2. layers of it learn the next token, and from them    vllm-pard train      benchmarks/configs/real_pair.yaml
+   a PARD-2 and a PARD draft are trained
+3. their acceptance is measured, K = 5                 vllm-pard evaluate
+4. they are served                                     vllm-pard bench      against plain decoding and the draft of the
+                                                                            next token
 
 What is finished is not done again, so an interrupted run goes on. The files have a JSON object with "messages" a line.
 """
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,16 +30,22 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 from real_target import make_target  # noqa: E402
 
-from vllm_pard.bench.conditions import conditions  # noqa: E402
+from vllm_pard.conditions import conditions  # noqa: E402
 from vllm_pard.metrics import AcceptanceStats  # noqa: E402
 
 CONFIG = ROOT / "benchmarks" / "configs" / "real_pair.yaml"
 K, MAX_TOKENS = 5, 256
-BENCH_PROMPTS = 60  # of each task
-METHODS = "none,draft_model,pard"
-# What PARD-2 has beside PARD; all else is the same for both.
-PARD2 = ("--features", "{layers: [-1, -8, -16, -24], scale: 0.02, dropout: 0.1}", "--loss.weights", "cat")
-KINDS: dict[str, tuple[str, ...]] = {"pard": (), "pard2": PARD2}
+BENCH_PROMPTS = 16  # of each task
+# What each draft is trained with beside the config; PARD after PARD-2, whose cache of the target serves both.
+NEXT_TOKEN, DRAFTS = "next_token", ("pard2", "pard")
+STAGES: dict[str, tuple[str, ...]] = {
+    NEXT_TOKEN: (
+        *("--prune_layers", "4", "--cod.num_depths", "1", "--loss.ce", "1.0", "--loss.kl", "0.0"),
+        *("--trainer.num_train_epochs", "3"),
+    ),
+    "pard2": ("--features", "{layers: [-1, -8, -16, -24], scale: 0.02, dropout: 0.1}", "--loss.weights", "cat"),
+    "pard": (),
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,17 @@ class Pair:
     def draft(self, kind: str) -> Path:
         return self.work / kind
 
+    @property
+    def served(self) -> dict[str, str]:
+        """How each row of the result is called, and its method of `vllm-pard bench`."""
+        return {
+            "none": "none",
+            "next token": f"draft_model={self.draft(NEXT_TOKEN)}",
+            "pard": f"pard={self.draft('pard')}",
+            "pard2, independent": f"pard+independent={self.draft('pard2')}",
+            "pard2, dependent": f"pard={self.draft('pard2')}",
+        }
+
 
 def answer(pair: Pair) -> None:
     """Greedy answers, in bfloat16, many at a time."""
@@ -66,10 +86,12 @@ def answer(pair: Pair) -> None:
     _pard("generate", pair.target, "--no-pard", *options, "--dtype", "bfloat16", "--engine-args", engine)
 
 
-def train(pair: Pair, kind: str) -> None:
+def train(pair: Pair, stage: str) -> None:
     sources = json.dumps([{"path": str(pair.answers)}])
-    places = ["--target", pair.target, "--output", pair.draft(kind), "--data.sources", sources]
-    _pard("train", CONFIG, *places, *KINDS[kind])
+    places = ["--target", pair.target, "--output", pair.draft(stage), "--data.sources", sources]
+    if stage != NEXT_TOKEN:
+        places += ["--draft", pair.draft(NEXT_TOKEN), "--target_cache", pair.work / "cache"]
+    _pard("train", CONFIG, *places, *STAGES[stage])
 
 
 def evaluate(pair: Pair, kind: str) -> list[dict[str, Any]]:
@@ -88,10 +110,10 @@ def serve(pair: Pair, test: Path) -> dict[str, Any]:
     """Speed, and outputs compared with plain decoding's in float32, one request at a time."""
     result = pair.work / f"bench_{test.stem}.json"
     if not result.exists():
-        drafts = ["--draft", pair.draft("pard"), "--ar-draft", pair.draft("pard"), "--num-speculative-tokens", K]
-        options = ["--methods", METHODS, "--prompts", test, "--num-prompts", BENCH_PROMPTS, "--dtype", "float32"]
-        limits = ["--max-tokens", MAX_TOKENS, "--engine-args", '{"max_model_len": 1024}', "--verify", "--json", result]
-        _pard("bench", pair.target, *drafts, *options, *limits)
+        options = ["--methods", ",".join(pair.served.values()), "--num-speculative-tokens", K]
+        options += ["--prompts", test, "--num-prompts", BENCH_PROMPTS, "--max-tokens", MAX_TOKENS]
+        options += ["--engine-args", '{"max_model_len": 1024}', "--dtype", "float32", "--verify"]
+        _pard("bench", pair.target, *options, "--json", result)
     found: dict[str, Any] = json.loads(result.read_text())
     return found
 
@@ -107,33 +129,32 @@ def acceptance_rows(pair: Pair) -> list[dict[str, Any]]:
             "acceptance_by_position": row["acceptance_by_position"],
             "training_seconds": json.loads((pair.draft(kind) / "receipt.json").read_text())["training_seconds"],
         }
-        for kind in KINDS
+        for kind in DRAFTS
         for row in evaluate(pair, kind)
     ]
 
 
 def speed_rows(pair: Pair) -> list[dict[str, Any]]:
-    """A row for each method that was served, and task."""
-    rows = []
-    for test in pair.tests:
-        served = serve(pair, test)
-        medians = {
-            result["method"]: median(run["num_tokens"] / run["seconds"] for run in result["runs"])
-            for result in served["results"]
+    """A row for each task and method by which it was served."""
+    return [
+        row | {"task": test.stem} for test in pair.tests for row in rows_of_bench(serve(pair, test), list(pair.served))
+    ]
+
+
+def rows_of_bench(served: dict[str, Any], names: list[str]) -> list[dict[str, Any]]:
+    """Of one run of `vllm-pard bench`, whose methods are called by these names, plain decoding first."""
+    speeds = [median(run["num_tokens"] / run["seconds"] for run in each["runs"]) for each in served["results"]]
+    differing = {check["label"]: check["num_requests"] - check["num_equal"] for check in served["verification"]}
+    return [
+        {
+            "method": name,
+            "acceptance_length": round(_stats(result).mean_acceptance_length, 4),
+            "tokens_per_second": round(speed, 1),
+            "speed_up": round(speed / speeds[0], 3),
+            "num_outputs_that_differ": differing.get(result["method"], 0),
         }
-        differing = {check["label"]: check["num_requests"] - check["num_equal"] for check in served["verification"]}
-        rows += [
-            {
-                "method": result["method"],
-                "task": test.stem,
-                "acceptance_length": round(_stats(result).mean_acceptance_length, 4),
-                "tokens_per_second": round(medians[result["method"]], 1),
-                "speed_up": round(medians[result["method"]] / medians["none"], 3),
-                "num_outputs_that_differ": differing.get(result["method"], 0),
-            }
-            for result in served["results"]
-        ]
-    return rows
+        for name, result, speed in zip(names, served["results"], speeds, strict=True)
+    ]
 
 
 def _stats(result: dict[str, Any]) -> AcceptanceStats:
@@ -146,10 +167,19 @@ def _pard(*words: object) -> None:
     subprocess.run(command, check=True, cwd=ROOT)
 
 
-def _timed(step: Callable[[], None]) -> float:
-    started = time.monotonic()
-    step()
-    return round(time.monotonic() - started, 1)
+class Spent:
+    """Seconds of each step, kept on disk: a step that an earlier run has finished took what it took then."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.seconds: dict[str, float] = json.loads(file.read_text()) if file.exists() else {}
+
+    def on(self, name: str, step: Callable[[], None]) -> None:
+        started = time.monotonic()
+        step()
+        if name not in self.seconds:
+            self.seconds[name] = round(time.monotonic() - started, 1)
+            self.file.write_text(json.dumps(self.seconds))
 
 
 def main() -> None:
@@ -162,10 +192,12 @@ def main() -> None:
     pair = Pair(given.work.resolve(), given.train.resolve(), tuple(path.resolve() for path in given.test))
     pair.work.mkdir(parents=True, exist_ok=True)
     source = make_target(pair.target)
-    seconds = {"answers": _timed(lambda: answer(pair))}
-    for kind in KINDS:
-        seconds[kind] = _timed(lambda: train(pair, kind))  # noqa: B023 - called at once
-    about = conditions() | {"target": source, "seconds": seconds, "num_speculative_tokens": K}
+    spent = Spent(pair.work / "seconds.json")
+    spent.on("answers", lambda: answer(pair))
+    for stage in STAGES:
+        spent.on(stage, partial(train, pair, stage))
+    about = conditions() | {"target": source, "seconds": spent.seconds, "num_speculative_tokens": K}
+    about |= {"num_questions": sum(1 for _ in pair.train.open())}
     result = {"conditions": about, "rows": [*acceptance_rows(pair), *speed_rows(pair)]}
     print(json.dumps(result["rows"], indent=2))
     if given.json is not None:

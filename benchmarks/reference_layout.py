@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from vllm_pard.training.config import CodConfig
+from vllm_pard.training.options.config import CodConfig
 
 IGNORED = -100
 

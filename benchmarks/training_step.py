@@ -77,7 +77,7 @@ def make_step(method: str) -> Step:
 
 
 def _cod() -> Any:
-    from vllm_pard.training.config import CodConfig
+    from vllm_pard.training.options.config import CodConfig
 
     return CodConfig(num_depths=NUM_DEPTHS, retention=RETENTION, min_retention=MIN_RETENTION)
 
@@ -99,10 +99,10 @@ def _reference(draft: Any, lm_head: Any) -> Callable[..., tuple[int, float, Any]
 def _ours(draft: Any, lm_head: Any) -> Callable[..., tuple[int, float, Any]]:
     import torch
 
-    from vllm_pard.training.collator import Collator
-    from vllm_pard.training.config import LossConfig
-    from vllm_pard.training.parallel_draft import ParallelDraft
-    from vllm_pard.training.target import TargetOutput
+    from vllm_pard.training.cod.collator import Collator
+    from vllm_pard.training.models.parallel_draft import ParallelDraft
+    from vllm_pard.training.models.target import TargetOutput
+    from vllm_pard.training.options.config import LossConfig
 
     loss = LossConfig(ce=0.1, kl=1.0, weights="cat")
     model = ParallelDraft(draft, mask_token_id=MASK_TOKEN_ID, loss=loss, num_depths=NUM_DEPTHS)
@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
         method, length, result = given.only
         Path(result).write_text(json.dumps(measure(method, int(length))))
         return 0
-    from vllm_pard.bench.conditions import conditions
+    from vllm_pard.conditions import conditions
     from vllm_pard.files import write_whole
 
     rows = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_world import save_questions, save_target
 
-from vllm_pard.training.config import CodConfig
+from vllm_pard.training.options.config import CodConfig
 
 SMALL = ["--layers", "1", "--draft-vocab", "200", "--depths", "3", "--max-length", "96", "--batch-size", "2"]
 SHORT = ["--start-steps", "2", "--steps", "4", "--evaluations", "2", "--held-out", "8", "--seeds", "1"]

@@ -11,12 +11,12 @@ import training_step
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vllm_pard.training.collator import Collator
-from vllm_pard.training.config import CodConfig, LossConfig
+from vllm_pard.training.cod.collator import Collator
+from vllm_pard.training.cod.rows import Rows
 from vllm_pard.training.losses import cat_weights
-from vllm_pard.training.parallel_draft import ParallelDraft
-from vllm_pard.training.rows import Rows
-from vllm_pard.training.target import TargetOutput
+from vllm_pard.training.models.parallel_draft import ParallelDraft
+from vllm_pard.training.models.target import TargetOutput
+from vllm_pard.training.options.config import CodConfig, LossConfig
 
 LENGTH, NUM_DEPTHS, MASK_TOKEN_ID = 14, 5, 0
 TOL = {"atol": 1e-4, "rtol": 1e-4}  # fp32 through two layers and an lm_head, in another order
