@@ -8,7 +8,7 @@ EXTRA ?=
 RUN = $(VENV)/bin/python -m
 SETUP = $(PYTHON) scripts/setup_env.py --venv "$(VENV)" --kind "$(EXTRA)" --extra dev
 
-.PHONY: help demo test test-slow check gpu-check demo-pair env clean
+.PHONY: help demo test test-slow check gpu-check demo-pair real-pair env clean
 
 help:
 	@echo "make demo       text, acceptance and speed of the bundled demo pair, on this machine"
@@ -17,6 +17,7 @@ help:
 	@echo "make check      ruff format, ruff check, mypy strict"
 	@echo "make gpu-check  on a machine with a GPU: kernels checked and timed, an 8B step in vLLM; ten minutes"
 	@echo "make demo-pair  train the demo pair again, from its seed; ARGS=--install puts it into the package"
+	@echo "make real-pair  drafts for SmolLM2-135M, trained and measured; ARGS='--train FILE --test FILE ...', hours"
 	@echo "make clean      remove caches and build outputs; the environment stays (rm -r .venv)"
 
 demo: env
@@ -40,6 +41,9 @@ gpu-check: env
 
 demo-pair: env
 	@$(RUN) vllm_pard.training.demo_pair $(ARGS)
+
+real-pair: env
+	@$(VENV)/bin/python benchmarks/real_pair.py $(ARGS)
 
 env:
 	@$(SETUP)
