@@ -131,16 +131,16 @@ class DemoPairConfig:
         default_factory=lambda: RunConfig(num_steps=1600, learning_rate=3e-3, seed=3, batch_size=3)
     )
     draft_text: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=500, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
     )
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     draft: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=350, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
     )
     # PARD-2, with the steps and the text of the draft.
     draft_pard2: RunConfig = field(
         default_factory=lambda: RunConfig(
-            num_steps=1000, learning_rate=2e-3, seed=8, num_depths=8, batch_size=2, loss=PARD2_LOSS, features=FEATURES
+            num_steps=350, learning_rate=2e-3, seed=8, num_depths=8, batch_size=2, loss=PARD2_LOSS, features=FEATURES
         )
     )
     evaluation: BundleConfig = field(default_factory=BundleConfig)
