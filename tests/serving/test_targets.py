@@ -60,3 +60,26 @@ def test_v2(pair: Pair) -> None:
     one = run_scenario("scenarios:draft_only", options={"disable_hybrid_kv_cache_manager": True}, **arguments)
     assert several["pard"] == several["plain"] == one["pard"]
     assert several["counts"] == one["counts"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["olmo3", "gemma2", "gemma3"])
+def test_trees(kind: str, tmp_path: Path) -> None:
+    """Windows count positions, of which siblings share one, and each K/V cache group moves its own kept rows."""
+    window = 64  # as many rows as a tree may have
+    models = {
+        "target": save_target(kind, tmp_path / "target", window=window),
+        "draft": save_draft_of_its_kind(kind, tmp_path / "draft", window=window),
+    }
+
+    def run(**mistake: str) -> Any:
+        return run_scenario(
+            "scenarios_tree:with_trees", runner="v2-flash", **models, chain="scenarios:compare", num_nodes=20,
+            num_drafts=4, prompt_lengths=[3, 33, 58, 75, 90], max_tokens=30, **mistake,
+        )  # fmt: skip
+
+    result = run()
+    assert result["pard"] == result["plain"]
+    assert result["counts"]["num_accepted_tokens"] > 0
+    wrong = run(mistake="kept rows stay where they are")
+    assert wrong["pard"] != wrong["plain"]

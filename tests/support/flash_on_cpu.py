@@ -28,9 +28,9 @@ def flash_attn_varlen_func(
     **_: Any,
 ) -> None:
     assert causal
-    assert window_size in (None, [-1, -1])
-    assert not softcap
-    attend(q, k, v, out, cu_seqlens_q, seqused_k, block_table, softmax_scale)
+    before, after = window_size or (-1, -1)
+    assert after <= 0
+    attend(q, k, v, out, cu_seqlens_q, seqused_k, block_table, softmax_scale, softcap, before)
 
 
 def reshape_and_cache_flash(
@@ -43,7 +43,16 @@ def reshape_and_cache_flash(
 # Operations of their own, so that a graph records each as the one launch that it is on a GPU.
 @torch.library.custom_op("flash_on_cpu::attend", mutates_args=("out",))
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, out: Tensor, starts: Tensor, lengths: Tensor, table: Tensor, scale: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+    table: Tensor,
+    scale: float,
+    soft_cap: float,
+    before: int,  # how far back a row sees; -1: to the first token
 ) -> None:
     for req, (start, end) in enumerate(zip(starts.tolist(), starts[1:].tolist(), strict=False)):
         length, group_size = int(lengths[req]), q.shape[1] // k.shape[2]
@@ -51,8 +60,10 @@ def attend(
             cache[table[req].long()].flatten(0, 1)[:length].repeat_interleave(group_size, 1) for cache in (k, v)
         )
         scores = torch.einsum("dhs,nhs->hdn", q[start:end], keys) * scale
-        positions = torch.arange(length - (end - start), length)[:, None]
-        scores = scores.masked_fill(torch.arange(length) > positions, -torch.inf)
+        scores = soft_cap * torch.tanh(scores / soft_cap) if soft_cap else scores
+        back = torch.arange(length - (end - start), length)[:, None] - torch.arange(length)
+        is_seen = (back >= 0) & (back <= before) if before >= 0 else back >= 0
+        scores = scores.masked_fill(~is_seen, -torch.inf)
         out[start:end] = torch.einsum("hdn,nhs->dhs", scores.softmax(-1), values)
 
 

@@ -21,18 +21,18 @@ COMMON = {
     "pad_token_id": EOS_TOKEN_ID,
     "initializer_range": 0.08,
 }
-GEMMA = {"sliding_window": WINDOW, "query_pre_attn_scalar": 64}
+GEMMA = {"query_pre_attn_scalar": 64}
 # Config class, kinds of layers (s: sliding window, f: full attention), its other keys.
 TARGETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "ffff", {}),
-    "olmo3": ("Olmo3Config", "ssff", {"sliding_window": WINDOW}),
+    "olmo3": ("Olmo3Config", "ssff", {}),
     "gemma2": ("Gemma2Config", "sfsf", GEMMA),
     "gemma3": ("Gemma3TextConfig", "sssf", GEMMA),
 }
 
 
-def save_target(kind: str, folder: Path) -> Path:
-    return save_model(_random_model(kind), folder)
+def save_target(kind: str, folder: Path, *, window: int = WINDOW) -> Path:
+    return save_model(_random_model(kind, window), folder)
 
 
 def save_target_of(architecture: str, folder: Path, *, is_tied: bool) -> Path:
@@ -52,20 +52,20 @@ def save_draft(folder: Path, *, num_kv_heads: int) -> Path:
     return save_model(_from_config(config), folder, {"pard_token": MASK_TOKEN_ID})
 
 
-def save_draft_of_its_kind(kind: str, folder: Path) -> Path:
+def save_draft_of_its_kind(kind: str, folder: Path, *, window: int = WINDOW) -> Path:
     """The target itself as a draft: it mixes kinds of attention as well, and its drafts are accepted."""
-    return save_model(_random_model(kind), folder, {"pard_token": MASK_TOKEN_ID})
+    return save_model(_random_model(kind, window), folder, {"pard_token": MASK_TOKEN_ID})
 
 
-def _random_model(kind: str) -> Any:
+def _random_model(kind: str, window: int) -> Any:
     config_class, layers, keys = TARGETS[kind]
     names = {"s": "sliding_attention", "f": "full_attention"}
     if kind != "llama":
-        keys = keys | {"layer_types": [names[layer] for layer in layers]}
+        keys = keys | {"layer_types": [names[layer] for layer in layers], "sliding_window": window}
     torch.manual_seed(0)
     config = getattr(transformers, config_class)(**COMMON | {"num_hidden_layers": len(layers)} | keys)
     model = _from_config(config)
-    if keys.items() >= GEMMA.items():
+    if "query_pre_attn_scalar" in keys:
         # Gemma multiplies embeddings by this, and a large one is all that counts: such a target repeats itself.
         model.get_input_embeddings().weight.data /= config.hidden_size**0.5
     return model
