@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 from real_pair import Pair  # noqa: E402
 
 from vllm_pard.bench.prompt_sets import load_prompts  # noqa: E402
-from vllm_pard.catalog import target_folder  # noqa: E402
+from vllm_pard.catalog import model_folder  # noqa: E402
 from vllm_pard.checkpoint import load_config, load_tokenizer  # noqa: E402
 from vllm_pard.conditions import conditions  # noqa: E402
 from vllm_pard.demo import demo_path  # noqa: E402
@@ -49,7 +49,7 @@ class Question:
 
 def measure(question: Question, given: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each chain and tree, at each temperature."""
-    target = target_folder(question.target)
+    target = model_folder(question.target)
     tokenizer = load_tokenizer(target)
     prompts = [
         prompt_token_ids(tokenizer, prompt.text, prompt.messages, enable_thinking=False)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import vllm_pard.demo
-from vllm_pard.catalog import CATALOG, CatalogError, choose_draft, find_draft, known_pairs
+from vllm_pard.catalog import CATALOG, CatalogError, choose_draft, find_draft, known_pairs, model_folder
 from vllm_pard.checkpoint import CheckpointError
 from vllm_pard.pard2 import PUBLIC_DRAFTS
 
@@ -122,6 +122,14 @@ def test_demo_is_known_by_its_marker(tmp_path: Path) -> None:
     assert find_draft("/any/name", llama(4096) | {"vllm_pard_demo": True}).draft == str(tmp_path / "draft")
 
 
+def test_bundled_models_have_short_names(tmp_path: Path) -> None:
+    assert model_folder("demo") == model_folder("demo/target") == str(tmp_path / "target")
+    for name in vllm_pard.demo.MODELS:
+        assert model_folder(f"demo/{name}") == str(tmp_path / name)
+    for name in ("demo/teacher", "draft", "org/draft", "./demo/draft", "demo/draft/"):
+        assert model_folder(name) == name
+
+
 def test_every_entry_is_the_draft_of_its_own_family() -> None:
     for entry in CATALOG:
         for model_type in entry.model_types:
@@ -168,6 +176,10 @@ def demo_draft(tmp_path: Path) -> Path:
 def test_choose_draft_asks_the_catalog(demo_draft: Path) -> None:
     checkpoint, num_speculative_tokens = choose_draft("demo", DEMO_TARGET)
     assert (checkpoint.path, checkpoint.mask_token_id, num_speculative_tokens) == (str(demo_draft), 3, 8)
+
+
+def test_choose_draft_knows_the_bundled_drafts(demo_draft: Path) -> None:
+    assert choose_draft("any", {}, draft="demo/draft")[0].path == str(demo_draft)
 
 
 def test_choose_draft_takes_what_is_given(demo_draft: Path) -> None:

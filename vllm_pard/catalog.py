@@ -157,7 +157,7 @@ def choose_draft(
 ) -> tuple[PardCheckpoint, int]:
     """The checked draft for a target, and K: what is given beats the checkpoint, which beats what is usual."""
     entry = find_draft(target, target_config) if draft is None else None
-    model = entry.draft if entry else str(draft)
+    model = entry.draft if entry else model_folder(str(draft))
     config = load_config(model, loading)
     if mask_token_id is None and entry and "pard_token" not in config:
         mask_token_id = entry.mask_token_id
@@ -180,13 +180,18 @@ def demo_entry() -> CatalogEntry:
     return CatalogEntry(family="the bundled demo target", draft=_demo_folder("draft"), mask_token_id=None)
 
 
-def target_folder(target: str) -> str:
-    """The target that a command was given: a folder or a hub name as it is, the bundled one by its short name."""
-    return _demo_folder("target") if target == DEMO else target
+def model_folder(model: str) -> str:
+    """A folder or a hub name as it is, the bundled models by theirs: "demo" is the target, "demo/NAME" any of them."""
+    from vllm_pard.demo import MODELS
+
+    if model == DEMO:
+        return _demo_folder("target")
+    name = model.removeprefix(f"{DEMO}/")
+    return _demo_folder(name) if name in MODELS and name != model else model
 
 
 def short_name(target: str) -> str:
-    """The name under which a command takes the target that `target_folder` gave."""
+    """The name under which a command takes the target that `model_folder` gave."""
     try:
         return DEMO if target == _demo_folder("target") else target
     except CatalogError:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Literal
 
-from vllm_pard.catalog import DEMO_MARKER, choose_draft
+from vllm_pard.catalog import DEMO, DEMO_MARKER, choose_draft, model_folder
 from vllm_pard.checkpoint import load_config
 from vllm_pard.conditions import portable
 from vllm_pard.config import check_num_speculative_tokens
@@ -65,11 +65,9 @@ class Models:
     @property
     def autoregressive_draft(self) -> str:
         if self.ar_draft is not None:
-            return self.ar_draft
+            return model_folder(self.ar_draft)
         if self.target_config.get(DEMO_MARKER) is True:
-            from vllm_pard.demo import demo_path
-
-            return str(demo_path("draft_ar"))
+            return model_folder(f"{DEMO}/draft_ar")
         raise MethodError("an autoregressive draft is needed to compare with; name one with --ar-draft")
 
     @property

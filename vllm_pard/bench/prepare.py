@@ -13,7 +13,7 @@ from vllm_pard.bench.prompt_sets import PromptSet, load_prompts
 from vllm_pard.bench.report import Report
 from vllm_pard.bench.server import check_port, num_cpu_threads
 from vllm_pard.bench.session import Results
-from vllm_pard.catalog import target_folder
+from vllm_pard.catalog import model_folder
 from vllm_pard.checkpoint import check_exists, load_tokenizer
 from vllm_pard.conditions import conditions, gpu_names, portable
 from vllm_pard.files import check_folder, check_writable
@@ -31,7 +31,7 @@ def prepare(options: Options) -> Comparison:
     """
     _check_outputs(options)
     models = Models(
-        target=target_folder(options.target),
+        target=model_folder(options.target),
         draft=options.draft,
         mode=options.mode,
         ar_draft=options.ar_draft,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from vllm_pard.catalog import target_folder
+from vllm_pard.catalog import model_folder
 from vllm_pard.checkpoint import check_exists
 from vllm_pard.cli.arguments import (
     MODE_HELP,
@@ -65,7 +65,7 @@ def doctor(
     own_prompts = read_prompts(prompts) if prompts else None
     if num_speculative_tokens is not None:
         check_num_speculative_tokens(num_speculative_tokens)
-    folder = target and target_folder(target)
+    folder = target and model_folder(target)
     check_given(folder, draft, mask_token_id)
     with without_warnings():
         findings = look(folder, draft, mask_token_id, mode.value)
@@ -176,10 +176,10 @@ def check_plugin() -> Iterator[Finding]:
 
 
 def check_demo() -> Iterator[Finding]:
-    from vllm_pard.demo import demo_path
+    from vllm_pard.demo import MODELS, demo_path
 
     try:
-        folders = [demo_path(name) for name in ("target", "draft")]
+        folders = [demo_path(name) for name in MODELS]
     except FileNotFoundError as error:
         yield Finding("demo", "note", str(error))
     else:

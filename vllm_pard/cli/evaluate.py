@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from vllm_pard.catalog import target_folder
+from vllm_pard.catalog import model_folder
 from vllm_pard.cli.arguments import MODE_HELP, TARGET_HELP, Engine, UsageError, check_dtype, json_object, whole_numbers
 from vllm_pard.files import check_writable
 
@@ -54,7 +54,7 @@ def evaluate(
     check_dtype(dtype)
     _check_files(output, plot)
     question = Question(
-        target=target_folder(target),
+        target=model_folder(target),
         draft=draft,
         tasks=tuple(prompts),
         num_prompts=num_prompts,

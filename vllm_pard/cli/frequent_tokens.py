@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from vllm_pard.catalog import target_folder
+from vllm_pard.catalog import model_folder
 from vllm_pard.checkpoint import check_exists, load_tokenizer
 from vllm_pard.cli.arguments import TARGET_HELP
 from vllm_pard.draft_vocab_file import DraftVocabError, coverage, most_frequent, write_draft_vocab
@@ -30,7 +30,7 @@ def vocabulary(
     Example: vllm-pard vocabulary Qwen/Qwen3-8B --text answers.jsonl --size 32768 --output vocabulary.json
     """
     check_writable(output)
-    target = target_folder(target)
+    target = model_folder(target)
     check_exists(target)
     texts = [part for path in text for part in _texts(path)]
     tokenizer = load_tokenizer(target)

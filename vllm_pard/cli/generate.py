@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from vllm_pard.catalog import target_folder
+from vllm_pard.catalog import model_folder
 from vllm_pard.cli.arguments import MODE_HELP, TARGET_HELP, Engine, Mode, UsageError, check_dtype, json_object
 
 SOME_REFUSED = 1
@@ -56,7 +56,7 @@ def generate(
         raise UsageError(f"--n {n} needs a --temperature above 0: greedy answers to one prompt are all the same")
     check_dtype(dtype)
     batch = Batch(
-        options={"model": target_folder(target), "dtype": dtype} | engine_options(engine_args),
+        options={"model": model_folder(target), "dtype": dtype} | engine_options(engine_args),
         speculative=speculative_options(no_pard, draft, num_speculative_tokens, mode, speculative_config),
         prompts=with_samples(collect_prompts(prompt, prompts, chat=chat), n),
         sampling={"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed},

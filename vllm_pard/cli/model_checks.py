@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vllm_pard.catalog import CatalogEntry, choose_draft, find_draft
+from vllm_pard.catalog import CatalogEntry, choose_draft, find_draft, model_folder
 from vllm_pard.checkpoint import is_local, load_config
 from vllm_pard.config import PardConfig
 from vllm_pard.draft_vocab_file import read_draft_vocab
@@ -43,7 +43,7 @@ def check_speculative(
         entry = _known_draft(target, target_config)
         if entry is None or not is_local(entry.draft):
             return
-    elif not is_local(wanted.model):
+    elif not is_local(model_folder(wanted.model)):
         return
     checkpoint, _ = choose_draft(target, target_config or {}, draft=wanted.model, mask_token_id=wanted.mask_token_id)
     if checkpoint.features is None or _has_shapes(target_config):

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from vllm_pard.catalog import target_folder
+from vllm_pard.catalog import model_folder
 from vllm_pard.checkpoint import check_exists
 from vllm_pard.cli.arguments import TARGET_HELP, json_object
 from vllm_pard.cli.model_checks import METHOD, check_speculative, engine_config
@@ -34,7 +34,7 @@ def serve(
 
     Example: vllm-pard serve Qwen/Qwen3-8B --speculative-config '{"method": "pard"}'
     """
-    target, arguments = target_folder(target), arguments or []
+    target, arguments = model_folder(target), arguments or []
     check_exists(target)
     check_arguments(target, arguments)
     module = SERVE_ON_CPU if has_cpu_engine() else SERVE

@@ -1,0 +1,155 @@
+"""Two exact ways to verify several drafts of one position, compared by how often one of them is accepted.
+
+python benchmarks/branch_rules.py --json benchmarks/results/branch_rules_cpu.json \
+    [--real-pair runs/real_pair --test gsm8k_test.jsonl]    # what benchmarks/real_pair.py has trained
+
+descent              the draft's likeliest tokens; the target draws, and the child that it has drawn is followed
+without replacement  as many draws from the draft's distribution, each another token, verified one after the other by
+                     rejection from what is left of both distributions (Recursive Rejection Sampling, arXiv 2402.14160)
+
+Both leave the target's distribution as it is. The target samples its answers; at each of their positions, and each
+depth of a draft forward before it, both distributions are known, and with them how likely a draft is accepted. Nothing
+is decoded with drafts.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+from trees import Question, questions
+
+from vllm_pard.bench.prompt_sets import load_prompts
+from vllm_pard.catalog import model_folder
+from vllm_pard.checkpoint import load_config, load_tokenizer
+from vllm_pard.conditions import conditions
+from vllm_pard.prompts import prompt_token_ids
+from vllm_pard.reference.drafting import ParallelDrafting
+from vllm_pard.reference.models import load_model
+
+DEPTHS, BRANCHES, TEMPERATURES = (1, 2, 4, 8), (1, 2, 4, 8), (1.0, 0.7)
+ROWS_AT_ONCE = 32
+
+
+def descent(p: Tensor, q: Tensor, branches: int) -> Tensor:
+    """Probability that the target draws one of the draft's likeliest tokens. [R, V], [R, V] -> [R]"""
+    return p.gather(1, q.topk(branches, -1).indices).sum(-1)
+
+
+def without_replacement(p: Tensor, q: Tensor, branches: int, generator: torch.Generator) -> Tensor:
+    """Probability that one of so many draws of the draft is accepted. [R, V], [R, V] -> [R]
+
+    Given the tokens that were rejected before, that of each round is exact; these tokens themselves are drawn, so the
+    result is an unbiased estimate.
+    """
+    rejected = torch.ones_like(p[:, 0])
+    for _ in range(branches):
+        rejected = rejected * (1 - torch.minimum(p, q).sum(-1).clamp(max=1))
+        of_rejected = (q - p).clamp(min=0)
+        of_rejected = torch.where(of_rejected.sum(-1, keepdim=True) > 0, of_rejected, q)
+        token = of_rejected.multinomial(1, generator=generator)
+        p, q = _normalised((p - q).clamp(min=0)), _normalised(q.scatter(1, token, 0))
+    return 1 - rejected
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    return weights / weights.sum(-1, keepdim=True).clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+@torch.inference_mode()
+def distributions(
+    target: PreTrainedModel,
+    draft: PreTrainedModel,
+    prompt: list[int],
+    mask_token_id: int,
+    temperature: float,
+    length: int,
+) -> tuple[Tensor, Tensor]:
+    """An answer is sampled; the target's distributions of its tokens, and at each the draft's of the tokens from it on.
+
+    Returns:
+        p: [N, V] float64.
+        q: [N, DEPTHS, V] float64; depth d of row n is of the token n + d.
+    """
+    given = torch.tensor([prompt])
+    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    tokens: Tensor = target.generate(
+        given, attention_mask=given.new_ones(given.shape), max_new_tokens=length, **sampling
+    )
+    tokens = tokens[0]
+    logits = target(tokens[None, :-1]).logits[0, len(prompt) - 1 :]
+    rows = [pad(tokens[:end], (0, DEPTHS[-1] - 1), value=mask_token_id) for end in range(len(prompt), len(tokens))]
+    drafted = [_of_the_masks(draft, rows[i : i + ROWS_AT_ONCE]) for i in range(0, len(rows), ROWS_AT_ONCE)]
+    return _probs(logits, temperature), _probs(torch.cat(drafted), temperature)
+
+
+def _of_the_masks(draft: PreTrainedModel, rows: list[Tensor]) -> Tensor:
+    """Logits of the last real token and the mask tokens after it. [rows, DEPTHS, V]"""
+    tokens = pad_sequence(rows, batch_first=True, padding_side="left")
+    is_real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+    positions = (is_real.cumsum(-1) - 1).clamp(min=0)
+    logits: Tensor = draft(tokens, attention_mask=is_real, position_ids=positions).logits
+    return logits[:, -DEPTHS[-1] :]
+
+
+def _probs(logits: Tensor, temperature: float) -> Tensor:
+    return logits.double().div(temperature).softmax(-1)
+
+
+def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A row for each temperature, depth and number of branches."""
+    folder, tokenizer = model_folder(question.target), load_tokenizer(model_folder(question.target))
+    drafting = ParallelDrafting.find(folder, load_config(folder), draft=question.draft, wanted="independent")
+    mask_token_id = drafting.checkpoint.mask_token_id
+    target, draft = (load_model(name, "float32", "cpu") for name in (folder, model_folder(question.draft)))
+    prompts = load_prompts(question.task, num_prompts=given.num_prompts, seed=0).prompts
+    for temperature in TEMPERATURES:
+        torch.manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
+        found = [
+            distributions(target, draft, ids, mask_token_id, temperature, given.max_tokens)
+            for prompt in prompts
+            if (ids := prompt_token_ids(tokenizer, prompt.text, prompt.messages, enable_thinking=False))
+        ]
+        for depth in DEPTHS:
+            p = torch.cat([p[depth - 1 :] for p, _ in found])
+            q = torch.cat([q[: len(q) - depth + 1, depth - 1] for _, q in found])
+            for branches in BRANCHES:
+                yield {
+                    "pair": question.pair,
+                    "task": Path(question.task).stem,
+                    "temperature": temperature,
+                    "depth": depth,
+                    "branches": branches,
+                    "descent": round(float(descent(p, q, branches).mean()), 4),
+                    "without_replacement": round(float(without_replacement(p, q, branches, generator).mean()), 4),
+                    "num_positions": len(p),
+                }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--real-pair", type=Path, help="the folder of benchmarks/real_pair.py")
+    parser.add_argument("--test", type=Path, nargs="+", default=[], help="what the real pair is asked, a file a task")
+    parser.add_argument("--num-prompts", type=int, default=24)
+    parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    rows = []
+    for question in questions(given.real_pair, given.test):
+        for row in measure(question, given):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    if given.json is not None:
+        about = conditions() | {"num_prompts": given.num_prompts, "max_tokens": given.max_tokens, "dtype": "float32"}
+        given.json.write_text(json.dumps({"conditions": about, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
