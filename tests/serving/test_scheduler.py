@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from engine import run_scenario
 
-from vllm_pard.choice import LengthChoice
+from vllm_pard.choice import LengthChoice, TreeChoice
 from vllm_pard.serving.scheduler import ChoosesLength
 
 LENGTHS = [8, 4, 0, 2, 8, 0]
@@ -41,8 +41,8 @@ class FakeScheduler:
 
     num_spec_tokens, max_num_running_reqs = 4, 8
 
-    def __init__(self, runner: str) -> None:
-        spec = SimpleNamespace(lengths=range(5), runner=runner)
+    def __init__(self, runner: str, tree_depth: int | None = None) -> None:
+        spec = SimpleNamespace(lengths=range(5), runner=runner, tree_depth=tree_depth)
         self.vllm_config = SimpleNamespace(speculative_config=spec)
         self.requests: dict[str, Any] = {}
         self.dynamic_sd_lookup: list[int] | None = None
@@ -101,6 +101,11 @@ def run_steps(scheduler: Scheduler, choice: Choice, num_accepted: int = 0) -> li
         places = {name: place for place, name in enumerate(names)}
         scheduler.update_from_output(output, SimpleNamespace(sampled_token_ids=sampled, req_id_to_index=places))
     return found
+
+
+def test_trees_are_chosen_by_what_trees_yield() -> None:
+    assert type(Scheduler("v2").choice) is LengthChoice
+    assert type(Scheduler("v2", tree_depth=8).choice) is TreeChoice
 
 
 def test_a_step_is_seen_where_the_one_before_was_alike() -> None:

@@ -110,6 +110,15 @@ def test_serving_compiles_nothing(run: Any) -> None:
 
 
 @pytest.mark.slow
+def test_many_prompts(run: Any) -> None:
+    """As many as show a rare mistake, in batches that they join and leave."""
+    lengths = [1 + 7 * i % 60 for i in range(200)]
+    result = run("scenarios:compare", num_drafts=K, prompt_lengths=lengths, max_tokens=12)
+    assert result["pard"] == result["plain"]
+    assert_deep_and_shallow(result["counts"])
+
+
+@pytest.mark.slow
 def test_preemption(run: Any) -> None:
     result = run("scenarios_v2:preemption")
     assert result["preemptions"] > 0
@@ -191,7 +200,10 @@ def test_pard2_reads_the_rows_of_the_path(pair: tuple[Path, Path], release: dict
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [{"temperature": 0.7}, {"temperature": 1.5, "top_p": 0.9}, {"min_p": 0.1}])
+@pytest.mark.parametrize(
+    "given",
+    [{"temperature": 0.5}, {"temperature": 1.0, "top_k": 5}, {"temperature": 1.5, "top_p": 0.9}, {"min_p": 0.1}],
+)
 def test_sampling_follows_the_target(run: Any, pair: tuple[Path, Path], given: dict[str, Any]) -> None:
     """The second token is the first that can come from a tree; its distribution must be the target's."""
     arguments: dict[str, Any] = {"spec": {}, "num_samples": 400, "prompt": PROMPT, "given": given, "is_seeded": True}
