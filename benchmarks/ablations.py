@@ -11,6 +11,8 @@ cod      rows through the draft and seconds to the same acceptance length, with 
          drops that break chains (control)
 losses   acceptance length after the same number of steps: cross-entropy, with KL, CAT, D-PACE, LK, TV; PARD and PARD-2;
          with each dropout of the features
+
+A file that has other seeds of the same settings gets these ones beside them.
 """
 
 import argparse
@@ -50,6 +52,11 @@ LOSSES: dict[str, dict[str, Any]] = {
     "lk": {"ce": 0.1, "lk": 1.0},
 }
 DROPOUTS = (0.0, 0.1, 0.3)
+# What runs of different seeds in one file have in common.
+SETTINGS = (
+    *("what", "layers", "draft_vocab", "feature_layers", "depths", "max_length", "batch_size", "steps", "evaluations"),
+    *("held_out", "learning_rate"),
+)
 
 
 class BrokenChains(Collator):
@@ -130,7 +137,7 @@ def points(receipt: dict[str, Any]) -> list[dict[str, Any]]:
 
 def measure_cod(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         draft = start(given, seed)
         for method, cod, collator in (
             ("cod", COD, Collator),
@@ -172,7 +179,7 @@ def summary_of_cod(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def measure_losses(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         draft = start(given, seed)
         plans: list[tuple[str, dict[str, Any], float | None]] = [(name, loss, None) for name, loss in LOSSES.items()]
         plans += [("ce + kl, cat", CAT, dropout) for dropout in DROPOUTS]
@@ -220,7 +227,7 @@ def picture(rows: list[dict[str, Any]]) -> Picture:
         method: [
             Point(row["num_rows"], row["acceptance_length_everywhere"])
             for row in rows
-            if (row["method"], row["seed"]) == (method, 0)
+            if (row["method"], row["seed"]) == (method, rows[0]["seed"])
         ]
         for method in methods
     }
@@ -254,28 +261,44 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--evaluations", type=int, default=10)
     parser.add_argument("--held-out", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=json.loads, default=[0, 1, 2], help="such as [0, 1]")
     given = parser.parse_args()
     given.work = (given.work or Path("runs") / given.what).resolve()
     return given
 
 
+def earlier(path: Path | None, about: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Conditions and rows of the other seeds that a file has."""
+    if path is None or not path.exists():
+        return [], []
+    found = json.loads(path.read_text())
+    for other in found["conditions"]:
+        if different := [name for name in SETTINGS if other["options"][name] != about["options"][name]]:
+            raise SystemExit(f"{path} was measured with another {', '.join(different)}: give another --json")
+    seeds = about["options"]["seeds"]
+    kept = [other for other in found["conditions"] if not set(other["options"]["seeds"]) <= set(seeds)]
+    return kept, [row for row in found["rows"] if row["seed"] not in seeds]
+
+
 def main() -> None:
     given = arguments()
-    if given.what == "cod":
-        rows, summary = (found := measure_cod(given)), summary_of_cod(found)
-    else:
-        rows, summary = (found := measure_losses(given)), summary_of_losses(found)
     told = {name: portable(str(value)) if isinstance(value, Path) else value for name, value in vars(given).items()}
     about = conditions() | {"num_threads": torch.get_num_threads(), "options": told}
+    others, rows = earlier(given.json, about)
+    measure, summarise = MEASUREMENTS[given.what]
+    rows = sorted([*rows, *measure(given)], key=lambda row: row["seed"])
+    summary = summarise(rows)
     print(json.dumps(summary, indent=2))
     if given.json is not None:
-        given.json.write_text(json.dumps({"conditions": about, "rows": rows, "summary": summary}, indent=2) + "\n")
+        result = {"conditions": [*others, about], "rows": rows, "summary": summary}
+        given.json.write_text(json.dumps(result, indent=2) + "\n")
     if given.plot is not None and given.what == "cod":
         from vllm_pard.bench.plots import draw
 
         draw(picture(rows), given.plot)
 
+
+MEASUREMENTS = {"cod": (measure_cod, summary_of_cod), "losses": (measure_losses, summary_of_losses)}
 
 if __name__ == "__main__":
     main()

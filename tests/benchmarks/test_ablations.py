@@ -13,13 +13,13 @@ from training_world import save_questions, save_target
 from vllm_pard.training.options.config import CodConfig
 
 SMALL = ["--layers", "1", "--draft-vocab", "200", "--depths", "3", "--max-length", "96", "--batch-size", "2"]
-SHORT = ["--start-steps", "2", "--steps", "4", "--evaluations", "2", "--held-out", "8", "--seeds", "1"]
+SHORT = ["--start-steps", "2", "--steps", "4", "--evaluations", "2", "--held-out", "8"]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, folder: Path, what: str) -> dict[str, Any]:
+def run(monkeypatch: pytest.MonkeyPatch, folder: Path, what: str, *more: str) -> dict[str, Any]:
     target, answers = save_target(folder / "target"), save_questions(folder / "questions.jsonl")
     places = ["--target", str(target), "--answers", str(answers), "--work", str(folder / "runs")]
-    words = ["ablations.py", what, *places, *SMALL, *SHORT, "--feature-layers", "[-1, -2]"]
+    words = ["ablations.py", what, *places, *SMALL, *SHORT, "--feature-layers", "[-1, -2]", "--seeds", "[0]", *more]
     monkeypatch.setattr(sys, "argv", [*words, "--json", str(folder / "result.json"), "--plot", str(folder / "cod.png")])
     ablations.main()
     result: dict[str, Any] = json.loads((folder / "result.json").read_text())
@@ -35,6 +35,13 @@ def test_cod(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert first["random drops"] == pytest.approx(first["cod"], rel=0.1)
     assert result["summary"][0]["all_masks_to_cod"].keys() == {"num_rows", "seconds"}
     assert (tmp_path / "cod.png").stat().st_size > 1000
+    both = run(monkeypatch, tmp_path, "cod", "--seeds", "[1]")
+    assert [row["seed"] for row in both["rows"]] == [0] * 6 + [1] * 6
+    assert both["rows"][:6] == result["rows"]
+    assert [each["options"]["seeds"] for each in both["conditions"]] == [[0], [1]]
+    assert [each["seed"] for each in both["summary"]] == [0, 1]
+    with pytest.raises(SystemExit, match="was measured with another depths: give another --json"):
+        run(monkeypatch, tmp_path, "cod", "--seeds", "[2]", "--depths", "4")
 
 
 @pytest.mark.slow
