@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-MAX_ROWS = 64  # a row's ancestors are a bit each
+from pard_kernels.tree_rows import MAX_TREE_ROWS
 
 
 def check_arguments(
@@ -23,8 +23,8 @@ def check_arguments(
             f"each row has a target token and a draft token; got target_token_ids {tuple(target_token_ids.shape)} and "
             f"draft_token_ids {tuple(draft_token_ids.shape)}"
         )
-    if not 1 <= parents.shape[1] <= MAX_ROWS:
-        raise ValueError(f"parents must have 1 to {MAX_ROWS} rows for each slot; got {tuple(parents.shape)}")
+    if not 1 <= parents.shape[1] <= MAX_TREE_ROWS:
+        raise ValueError(f"parents must have 1 to {MAX_TREE_ROWS} rows for each slot; got {tuple(parents.shape)}")
     num_slots = parents.shape[0]
     if is_chain_only.shape != (num_slots,) or is_chain_only.dtype != torch.bool or accepted_rows.shape[0] != num_slots:
         raise ValueError(

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from pard_kernels.accept_tree_path.checks import MAX_ROWS, check_arguments
+from pard_kernels.accept_tree_path.checks import check_arguments
 from pard_kernels.accept_tree_path.kernel import accept_tree_path_kernel
+from pard_kernels.tree_rows import MAX_TREE_ROWS
 
 
 def accept_tree_path(
@@ -34,5 +35,5 @@ def accept_tree_path(
         accepted_rows, accepted_rows.stride(0),
         num_sampled,
         parents.shape[1], token_ids.shape[1],
-        BLOCK_ROWS=MAX_ROWS, num_warps=1,
+        BLOCK_ROWS=MAX_TREE_ROWS, num_warps=1,
     )  # fmt: skip

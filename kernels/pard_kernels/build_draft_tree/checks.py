@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from pard_kernels.build_draft_tree.reference import DraftTree
+from pard_kernels.tree_rows import MAX_TREE_ROWS
 
-MAX_NODES = 63  # with the root, a bit each of an int64
+MAX_NODES = MAX_TREE_ROWS - 1
 
 
 def check_candidates(candidate_ids: Tensor, candidate_logprobs: Tensor) -> None:

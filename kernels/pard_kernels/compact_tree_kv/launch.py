@@ -7,8 +7,8 @@ from triton import next_power_of_2
 from pard_kernels.compact_tree_kv.cache_layout import CacheLayout
 from pard_kernels.compact_tree_kv.checks import check_arguments
 from pard_kernels.compact_tree_kv.kernel import compact_tree_kv_kernel
+from pard_kernels.tree_rows import MAX_TREE_ROWS
 
-BLOCK_ROWS = 64  # the most rows of a tree
 # Eight rows of 2 KiB are on their way at once: few paths have more behind the main chain.
 BLOCK_DEPTH = 8
 BLOCK_WORDS = 256
@@ -42,6 +42,6 @@ def compact_tree_kv(
         accepted_rows, accepted_rows.stride(0), accepted_rows.shape[1],
         num_sampled,
         WORD=WORDS[word_bytes], ALIGNMENT=layout.alignment, NUM_HEADS=layout.num_heads, HEAD_WORDS=head_words,
-        BLOCK_SIZE=block_size, BLOCK_ROWS=BLOCK_ROWS, BLOCK_DEPTH=BLOCK_DEPTH,
+        BLOCK_SIZE=block_size, BLOCK_ROWS=MAX_TREE_ROWS, BLOCK_DEPTH=BLOCK_DEPTH,
         BLOCK_WORDS=min(next_power_of_2(layout.num_heads * head_words), BLOCK_WORDS),
     )  # fmt: skip

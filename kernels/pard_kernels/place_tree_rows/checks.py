@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pard_kernels.place_tree_rows.reference import MAX_ROWS
+from pard_kernels.tree_rows import MAX_TREE_ROWS
 
 
 def check_arguments(
@@ -23,10 +23,10 @@ def check_arguments(
             f"row_starts tells of {num_reqs} requests, logit_starts and request_slots must too; got "
             f"{tuple(logit_starts.shape)} and {tuple(request_slots.shape)}"
         )
-    if depths.shape != ancestors.shape or not 1 <= depths.shape[1] <= MAX_ROWS:
+    if depths.shape != ancestors.shape or not 1 <= depths.shape[1] <= MAX_TREE_ROWS:
         raise ValueError(
-            f"depths and ancestors must both have 1 to {MAX_ROWS} rows for each slot; got {tuple(depths.shape)} and "
-            f"{tuple(ancestors.shape)}"
+            f"depths and ancestors must both have 1 to {MAX_TREE_ROWS} rows for each slot; "
+            f"got {tuple(depths.shape)} and {tuple(ancestors.shape)}"
         )
     if sign not in (1, -1):
         raise ValueError(f"sign must be 1, or -1 for the way back; got {sign}")

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from pard_kernels.place_tree_rows.checks import check_arguments
 from pard_kernels.place_tree_rows.kernel import place_tree_rows_kernel
-from pard_kernels.place_tree_rows.reference import MAX_ROWS
+from pard_kernels.tree_rows import MAX_TREE_ROWS
 
 
 def place_tree_rows(
@@ -28,5 +28,5 @@ def place_tree_rows(
         depths, depths.stride(0),
         ancestors, ancestors.stride(0),
         depths.shape[1], sign, int(row_masks is not None),
-        BLOCK_ROWS=MAX_ROWS, num_warps=1,
+        BLOCK_ROWS=MAX_TREE_ROWS, num_warps=1,
     )  # fmt: skip

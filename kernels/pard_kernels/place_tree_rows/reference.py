@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-MAX_ROWS = 64  # a row that another one sees is a bit
+from pard_kernels.tree_rows import MAX_TREE_ROWS
 
 
 def place_tree_rows(
@@ -36,7 +36,7 @@ def place_tree_rows(
     for req, ((start, stop), (first, end)) in enumerate(
         zip(pairwise(row_starts.tolist()), pairwise(logit_starts.tolist()), strict=True)
     ):
-        slot, rows = int(request_slots[req]), torch.arange(min(stop - start, MAX_ROWS), device=positions.device)
+        slot, rows = int(request_slots[req]), torch.arange(min(stop - start, MAX_TREE_ROWS), device=positions.device)
         if slot < 0:
             continue
         here = slice(start, start + len(rows))

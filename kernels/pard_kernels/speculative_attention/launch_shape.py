@@ -7,7 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MAX_NUM_ROWS = 64  # one bit of an ancestor mask each
+from pard_kernels.tree_rows import MAX_TREE_ROWS
+
+MAX_NUM_ROWS = MAX_TREE_ROWS  # of a chain too
 MAX_NUM_SPLITS = 128
 MIN_BLOCK = 16  # the least that tl.dot takes
 
