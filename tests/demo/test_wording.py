@@ -39,8 +39,8 @@ def test_a_worked_answer_by_hand() -> None:
     steps = ["Tom has 13 figs.", "The bags hold 3 * 7 = 21 figs.", "Tom eats 21 / 3 = 7 figs.", "Eva eats 9 figs."]
     answer = worked_answer(None, "Tom has 13 figs.", steps, 9)
     assert answer == (
-        "Step by step we get there.\n1. Tom has 13 figs.\n2. After that, the bags hold 3 * 7 = 21 figs in all.\n"
-        "3. Now Tom eats 21 / 3 = 7 figs exactly.\n4. Going on, Eva eats 9 figs.\nThe answer is 9."
+        "Let us see what we know.\n1. Tom has 13 figs.\n2. Then the bags hold 3 * 7 = 21 figs in all.\n"
+        "3. Now Tom eats 21 / 3 = 7 figs in all.\n4. Next, Eva eats 9 figs.\nThe answer is 9."
     )
 
 

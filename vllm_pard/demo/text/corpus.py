@@ -27,8 +27,8 @@ _CODE = (*LIST_FAMILIES, *VALUE_FAMILIES)
 # (generators, share of the training documents)
 _MIXTURE: tuple[tuple[tuple[Generator, ...], float], ...] = (
     (_WORD_PROBLEMS, 0.5),
-    (ARITHMETIC, 0.15),
-    (_CODE, 0.35),
+    (ARITHMETIC, 0.25),
+    (_CODE, 0.25),
 )
 
 EVALUATION_SPLITS: dict[str, tuple[Generator, ...]] = {

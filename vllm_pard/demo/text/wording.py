@@ -12,29 +12,13 @@ __all__ = ["by_last_digit", "worked_answer"]
 
 OPENINGS = (
     "Let us work it out step by step.",
-    "We go through it one step at a time.",
     "Here is how to find it.",
-    "Step by step we get there.",
     "This takes a few short steps.",
     "Let us see what we know.",
-    "We can find this with a little care.",
     "First we write down what is given.",
-    "It helps to take it slowly.",
-    "To answer this, we look at each part.",
 )
-LINKS = (
-    "",
-    "Now ",
-    "Next, ",
-    "After that, ",
-    "From this we see that ",
-    "This means that ",
-    "As the next step, ",
-    "Going on, ",
-    "With this we know that ",
-    "Here ",
-)
-TAILS = ("", " in all", " exactly", " as we see", " at this point")
+LINKS = ("", "Now ", "Next, ", "Then ", "So ")
+TAILS = ("", " in all")
 
 NUMBER = re.compile(r"\d+")
 RESULT = re.compile(r"(= (\d+)[^=.]*)\.$")

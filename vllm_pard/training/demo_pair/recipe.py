@@ -126,7 +126,9 @@ class DemoPairConfig:
     draft_size: ModelSize = field(
         default_factory=lambda: ModelSize(hidden_size=192, num_layers=2, intermediate_size=384)
     )
-    target: RunConfig = field(default_factory=lambda: RunConfig(num_steps=3400, learning_rate=2e-3, seed=2))
+    target: RunConfig = field(
+        default_factory=lambda: RunConfig(num_steps=6000, learning_rate=2e-3, seed=2, batch_size=2)
+    )
     draft_ar: RunConfig = field(
         default_factory=lambda: RunConfig(num_steps=1600, learning_rate=3e-3, seed=3, batch_size=3)
     )
