@@ -17,7 +17,7 @@ __all__ = ["AnswersConfig", "BundleConfig", "DemoPairConfig", "ModelSize", "RunC
 class TextConfig:
     """Documents and tokenizer."""
 
-    num_documents: int = 56_000
+    num_documents: int = 90_000
     chat_share: float = 0.1  # documents of several questions, so that the models are used to a past
     max_exchanges: int = 3  # of a chat
     num_tokenizer_questions: int = 20_000
@@ -126,23 +126,21 @@ class DemoPairConfig:
     draft_size: ModelSize = field(
         default_factory=lambda: ModelSize(hidden_size=192, num_layers=2, intermediate_size=384)
     )
-    target: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=6000, learning_rate=2e-3, seed=2, batch_size=2)
-    )
+    target: RunConfig = field(default_factory=lambda: RunConfig(num_steps=5000, learning_rate=2e-3, seed=2))
     draft_ar: RunConfig = field(
         default_factory=lambda: RunConfig(num_steps=1600, learning_rate=3e-3, seed=3, batch_size=3)
     )
     draft_text: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=500, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=400, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
     )
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     draft: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=350, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=400, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
     )
     # PARD-2, with the steps and the text of the draft.
     draft_pard2: RunConfig = field(
         default_factory=lambda: RunConfig(
-            num_steps=350, learning_rate=2e-3, seed=8, num_depths=8, batch_size=2, loss=PARD2_LOSS, features=FEATURES
+            num_steps=400, learning_rate=2e-3, seed=8, num_depths=8, batch_size=2, loss=PARD2_LOSS, features=FEATURES
         )
     )
     evaluation: BundleConfig = field(default_factory=BundleConfig)
