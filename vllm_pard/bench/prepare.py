@@ -16,6 +16,7 @@ from vllm_pard.bench.session import Results
 from vllm_pard.catalog import model_folder
 from vllm_pard.checkpoint import check_exists, load_tokenizer
 from vllm_pard.conditions import conditions, gpu_names, portable
+from vllm_pard.context_length import context_length
 from vllm_pard.files import check_folder, check_writable
 from vllm_pard.process import has_cpu_engine
 from vllm_pard.prompts import prompt_token_ids
@@ -148,7 +149,7 @@ def _check_folders(options: Options, contenders: list[Contender]) -> None:
 
 def _check_lengths(options: Options, models: Models, requests: list[Request]) -> None:
     """A prompt that does not fit would be refused in the middle of a run."""
-    room = options.engine_args.get("max_model_len") or models.target_config.get("max_position_embeddings")
+    room = context_length(models.target_config, options.engine_args)
     if room is None:
         return
     too_long = [r for r in requests if len(r.token_ids) + options.sampling.max_tokens > room]

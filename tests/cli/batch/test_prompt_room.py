@@ -9,37 +9,11 @@ import pytest
 from tiny_models import edit_config
 
 from vllm_pard.checkpoint import load_tokenizer
-from vllm_pard.cli.batch.prompt_room import max_num_tokens, too_long
+from vllm_pard.cli.batch.prompt_room import too_long
 from vllm_pard.demo import demo_path
 from vllm_pard.prompts import Prompt
 
 Run = Callable[..., Any]
-CONFIG = {"max_position_embeddings": 512}
-DEFAULT_ROPE = {"rope_theta": 10000.0, "rope_type": "default"}
-
-
-@pytest.mark.parametrize(
-    ("config", "options", "room"),
-    [
-        (CONFIG, {}, 512),
-        (CONFIG | {"rope_scaling": None, "rope_parameters": DEFAULT_ROPE}, {}, 512),
-        (CONFIG | {"rope_parameters": {"full_attention": DEFAULT_ROPE, "sliding_attention": DEFAULT_ROPE}}, {}, 512),
-        (CONFIG, {"max_model_len": 64}, 64),
-        (CONFIG | {"rope_scaling": {"type": "linear", "factor": 2.0}}, {"max_model_len": 1024}, 1024),
-        (CONFIG, {"max_model_len": -1}, None),
-        (CONFIG, {"max_model_len": "1k"}, None),
-        (CONFIG, {"max_model_len": True}, None),
-        (CONFIG | {"rope_scaling": {"type": "linear", "factor": 2.0}}, {}, None),
-        (CONFIG | {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, {}, None),
-        (CONFIG | {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, {}, None),
-        (CONFIG | {"rope_parameters": {"rope_theta": 1.0, "factor": 4.0}}, {}, None),
-        (CONFIG | {"text_config": {"max_position_embeddings": 64}}, {}, None),
-        (CONFIG | {"model_max_length": 4096}, {}, None),
-        ({}, {}, None),
-    ],
-)
-def test_room(config: dict[str, Any], options: dict[str, Any], room: int | None) -> None:
-    assert max_num_tokens(config, options) == room
 
 
 def lengths(*counts: int) -> list[Prompt]:
