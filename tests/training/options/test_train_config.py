@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from vllm_pard.demo import demo_path
 from vllm_pard.errors import PardError
 from vllm_pard.training.options.train_config import load_config
 
@@ -44,6 +45,11 @@ def test_options_of_the_command_line_replace_those_of_the_file(path: Path) -> No
     assert config.data.max_length == 4096
     assert config.seed == 7
     assert config.runs_target
+
+
+def test_the_bundled_models_are_known_by_name(path: Path) -> None:
+    config = load_config(path, ["--target", "demo", "--draft", "demo/draft_ar"])
+    assert (config.target, config.draft) == (str(demo_path("target")), str(demo_path("draft_ar")))
 
 
 @pytest.mark.parametrize("written", ["1e-5", "1.0e-5", "0.00001", "1E-5", "1.e-5"])

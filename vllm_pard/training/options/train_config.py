@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from vllm_pard.catalog import model_folder
 from vllm_pard.errors import PardError
 from vllm_pard.files import read_text
 from vllm_pard.training.data.config import DataConfig, SourceConfig
@@ -125,6 +126,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         )
     for key, value in _parse(overrides):
         _set(given, key.split("."), _yaml(value))
+    for name in ("target", "draft"):
+        if isinstance(given.get(name), str):
+            given[name] = model_folder(given[name])
     return from_mapping(given)
 
 
