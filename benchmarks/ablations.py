@@ -235,7 +235,7 @@ def picture(rows: list[dict[str, Any]]) -> Picture:
         name="cod",
         title="Training with COD, with all masks, and with broken chains",
         x_title="rows through the draft",
-        y_title="acceptance length, at every token of held-out answers",
+        y_title="acceptance length on held-out answers",
         x_axis="numbers",
         series=series,
     )
@@ -284,13 +284,16 @@ def main() -> None:
     given = arguments()
     told = {name: portable(str(value)) if isinstance(value, Path) else value for name, value in vars(given).items()}
     about = conditions() | {"num_threads": torch.get_num_threads(), "options": told}
-    others, rows = earlier(given.json, about)
+    earlier(given.json, about)  # before hours are spent; again after them, since other seeds may run beside these
     measure, summarise = MEASUREMENTS[given.what]
-    rows = sorted([*rows, *measure(given)], key=lambda row: row["seed"])
+    measured = measure(given)
+    others, rows = earlier(given.json, about)
+    rows = sorted([*rows, *measured], key=lambda row: row["seed"])
     summary = summarise(rows)
     print(json.dumps(summary, indent=2))
     if given.json is not None:
-        result = {"conditions": [*others, about], "rows": rows, "summary": summary}
+        runs = sorted([*others, about], key=lambda run: run["options"]["seeds"])
+        result = {"conditions": runs, "rows": rows, "summary": summary}
         given.json.write_text(json.dumps(result, indent=2) + "\n")
     if given.plot is not None and given.what == "cod":
         from vllm_pard.bench.plots import draw

@@ -9,15 +9,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 BENCH = "bench_cpu_float32"
 SAME_IN_A_TABLE = ("engine", "prompts", "sampling", "runs", "num_cpus", "num_threads", "devices")
 DEMO_RESULTS = ("demo_cpu_float32_b1", "demo_cpu_bfloat16_b1", "demo_cpu_float32_b4")
-# What the README calls the methods of BENCH.
-PARD2 = "demo/draft_pard2"
-TITLES = {
-    "none": "plain (AR)",
-    "draft_model": "draft of the next token, K forwards (VSD)",
-    "pard": "PARD",
-    f"pard+independent={PARD2}": "PARD-2, independent",
-    f"pard={PARD2}": "PARD-2, dependent: reads the target's hidden states",
-}
 # Plain decoding is not equally fast in every table, because of what is measured along with the model.
 PLAIN_ROWS = {
     "bench": "scheduler, HTTP server and the client that asks share the cores with the model",
@@ -60,23 +51,6 @@ def demo_table() -> str:
             "public drafts reach on open text.",
         ]
     )
-
-
-def bundled_table() -> str:
-    """The methods of the papers, a line each, from a result of `vllm-pard bench`."""
-    result = load(BENCH)
-    concurrencies = result["conditions"]["concurrency"]
-    lines = [
-        "| decoding | acceptance length | " + " | ".join(f"tokens/s, {n} at a time" for n in concurrencies) + " |",
-        "|---|--:|" + "--:|" * len(concurrencies),
-    ]
-    for method, title in TITLES.items():
-        cells = [cells_at(result, concurrency)[method] for concurrency in concurrencies]
-        speeds = " | ".join(f"{cell['tokens_per_second']:.0f}, **{cell['speed_up']:.2f}x**" for cell in cells)
-        lines.append(f"| {title} | {cells[0]['mean_acceptance_length']:.2f} | {speeds} |")
-    about = result["conditions"]
-    note = f"The bundled pair, K = {about['num_speculative_tokens']}, {about['dtype']}. "
-    return "\n".join([*lines, "", note + conditions_line(result, (BENCH,))])
 
 
 def bench_table(*names: str, plain_row: str) -> str:

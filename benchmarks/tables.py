@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, bundled_table, demo_table, load
+from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load
 
 from vllm_pard.bench.pictures import Picture, pictures
 from vllm_pard.bench.plots import data_of, draw
@@ -68,7 +68,7 @@ def branch_rules_table(result: dict[str, Any]) -> str:
     """Chances of `benchmarks/branch_rules.py`: a line a task, temperature and depth, a column a number of drafts."""
     rows = result["rows"]
     numbers = list(dict.fromkeys(row["branches"] for row in rows))
-    lines = ["| task | depth | " + " | ".join(f"{number} drafts" for number in numbers) + " |"]
+    lines = ["| task | depth | " + " | ".join(f"{number} draft{'s' * (number > 1)}" for number in numbers) + " |"]
     lines.append("|---|--:|" + "--:|" * len(numbers))
     for task, temperature, depth in dict.fromkeys((row["task"], row["temperature"], row["depth"]) for row in rows):
         cells = [
@@ -130,10 +130,36 @@ def real_pair_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"bundled": bundled_table}
+def cod_table(result: dict[str, Any]) -> str:
+    """A row a seed: where each method ends, and what all masks cost to get where both have been."""
+    lines = [
+        "| seed | at the end: COD | all masks | random drops | both reach | rows, COD | rows, all masks "
+        "| all masks : COD, rows | seconds |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for found in result["summary"]:
+        ends = [
+            [row for row in result["rows"] if (row["seed"], row["method"]) == (found["seed"], method)][-1]
+            for method in ("cod", "all masks", "random drops")
+        ]
+        lengths = " | ".join(f"{end['acceptance_length_everywhere']:.3f}" for end in ends)
+        rows = " | ".join(f"{found['costs'][method]['num_rows']:,.0f}" for method in ("cod", "all masks"))
+        ratio = found["all_masks_to_cod"]
+        lines.append(
+            f"| {found['seed']} | {lengths} | {found['acceptance_length_everywhere']:.3f} | {rows} | "
+            f"**{ratio['num_rows']:.1f}** | **{ratio['seconds']:.1f}** |"
+        )
+    options = result["conditions"][0]["options"]
+    note = (
+        f"{options['steps']} steps of {options['batch_size']} rows of {options['max_length']} tokens, K = "
+        f"{options['depths']}, cross-entropy: `cod_cpu.json`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+TABLES: dict[str, Callable[[], str]] = {"demo": demo_table}
 BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
-    "demo": demo_table,
-    "bench": lambda: bench_table(BENCH, plain_row=PLAIN_ROWS["bench"]),
+    "bench": lambda: bench_table(BENCH, "bench_cpu_bfloat16", plain_row=PLAIN_ROWS["bench"]),
     "bench_300m": lambda: bench_table("bench_300m_cpu_float32", plain_row=PLAIN_ROWS["bench_300m"]),
     "reference": lambda: bench_table(
         "reference_cpu_float32", "reference_cpu_bfloat16", plain_row=PLAIN_ROWS["reference"]
@@ -142,6 +168,7 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     "branch_rules": lambda: branch_rules_table(load("branch_rules_cpu")),
     "step_costs": lambda: step_costs_table(load(STEP_COSTS)),
     "real_pair": lambda: real_pair_table(load("real_pair_cpu")),
+    "cod": lambda: cod_table(load("cod_cpu")),
     "host_work": lambda: host_work_table(load("host_work")["rows"]),
 }
 FILES = {ROOT / "README.md": TABLES, ROOT / "benchmarks" / "README.md": BENCHMARKS_TABLES}
