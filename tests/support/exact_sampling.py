@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-MIN_EXPECTED = 5  # samples of a bin of its own; rarer tokens share one
+MIN_EXPECTED = 5  # samples of a bin; rare tokens share one with others as rare
 
 
 def filtered_probs(
@@ -48,12 +48,24 @@ def mask_row_probs(folder: Path, prompt: list[int], mask_token_id: int, **wishes
 def p_value(tokens: list[int], probs: Tensor) -> float:
     """Of Pearson's chi-square test that `tokens` were drawn from `probs`; 0 where that can't be."""
     counts = torch.bincount(torch.tensor(tokens), minlength=len(probs)).double()
-    expected = probs * len(tokens)
     if counts[probs == 0].any():
         return 0.0
-    own = expected >= MIN_EXPECTED
-    observed = torch.cat([counts[own], counts[~own].sum()[None]])
-    expected = torch.cat([expected[own], expected[~own].sum()[None]])
-    observed, expected = observed[expected > 0], expected[expected > 0]
+    bins = _bins(probs * len(tokens))
+    num_bins = int(bins.max()) + 1
+    assert num_bins > 1, "too few samples to tell one distribution from another"
+    observed, expected = (
+        torch.zeros(num_bins).double().index_add(0, bins, values) for values in (counts, probs.double() * len(tokens))
+    )
     chi_square = ((observed - expected) ** 2 / expected).sum()
-    return float(torch.special.gammaincc(torch.tensor((len(expected) - 1) / 2).double(), chi_square / 2))
+    return float(torch.special.gammaincc(torch.tensor((num_bins - 1) / 2).double(), chi_square / 2))
+
+
+def _bins(expected: Tensor) -> Tensor:
+    """The bin of each token: from the likeliest on, as few as make one; what is left joins the last. [V] -> [V]"""
+    bins, number, in_bin = torch.zeros(len(expected), dtype=torch.int64), 0, 0.0
+    for token in expected.argsort(descending=True).tolist():
+        bins[token] = number
+        in_bin += float(expected[token])
+        if in_bin >= MIN_EXPECTED:
+            number, in_bin = number + 1, 0.0
+    return bins.clamp(max=max(number - 1, 0))
