@@ -13,7 +13,6 @@ is decoded with drafts.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,15 +22,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
-from trees import Question, questions
-
-from vllm_pard.bench.prompt_sets import load_prompts
-from vllm_pard.catalog import model_folder
-from vllm_pard.checkpoint import load_config, load_tokenizer
-from vllm_pard.conditions import conditions
-from vllm_pard.prompts import prompt_token_ids
-from vllm_pard.reference.drafting import ParallelDrafting
-from vllm_pard.reference.models import load_model
+from trees import Loaded, Question, run
 
 DEPTHS, BRANCHES, TEMPERATURES = (1, 2, 4, 8), (1, 2, 4, 8), (1.0, 0.7)
 ROWS_AT_ONCE = 32
@@ -104,18 +95,14 @@ def _probs(logits: Tensor, temperature: float) -> Tensor:
 
 def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each temperature, depth and number of branches."""
-    folder, tokenizer = model_folder(question.target), load_tokenizer(model_folder(question.target))
-    drafting = ParallelDrafting.find(folder, load_config(folder), draft=question.draft, wanted="independent")
-    mask_token_id = drafting.checkpoint.mask_token_id
-    target, draft = (load_model(name, "float32", "cpu") for name in (folder, model_folder(question.draft)))
-    prompts = load_prompts(question.task, num_prompts=given.num_prompts, seed=0).prompts
+    loaded = Loaded.of(question, given.num_prompts, wanted="independent")
+    mask_token_id = loaded.drafting.checkpoint.mask_token_id
     for temperature in TEMPERATURES:
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
         found = [
-            distributions(target, draft, ids, mask_token_id, temperature, given.max_tokens)
-            for prompt in prompts
-            if (ids := prompt_token_ids(tokenizer, prompt.text, prompt.messages, enable_thinking=False))
+            distributions(loaded.target, loaded.draft, prompt, mask_token_id, temperature, given.max_tokens)
+            for prompt in loaded.prompts
         ]
         for depth in DEPTHS:
             p = torch.cat([p[depth - 1 :] for p, _ in found])
@@ -134,21 +121,7 @@ def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--real-pair", type=Path, help="the folder of benchmarks/real_pair.py")
-    parser.add_argument("--test", type=Path, nargs="+", default=[], help="what the real pair is asked, a file a task")
-    parser.add_argument("--num-prompts", type=int, default=24)
-    parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    rows = []
-    for question in questions(given.real_pair, given.test):
-        for row in measure(question, given):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    if given.json is not None:
-        about = conditions() | {"num_prompts": given.num_prompts, "max_tokens": given.max_tokens, "dtype": "float32"}
-        given.json.write_text(json.dumps({"conditions": about, "rows": rows}, indent=2) + "\n")
+    run(measure, __doc__, num_prompts=24, max_tokens=96)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ pair has not been trained on.
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -21,12 +22,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 from real_pair import Pair  # noqa: E402
+from transformers import PreTrainedModel  # noqa: E402
 
 from vllm_pard.bench.prompt_sets import load_prompts  # noqa: E402
 from vllm_pard.catalog import model_folder  # noqa: E402
 from vllm_pard.checkpoint import load_config, load_tokenizer  # noqa: E402
 from vllm_pard.conditions import conditions  # noqa: E402
 from vllm_pard.demo import demo_path  # noqa: E402
+from vllm_pard.pard2 import WantedMode  # noqa: E402
 from vllm_pard.prompts import prompt_token_ids  # noqa: E402
 from vllm_pard.reference.drafting import ParallelDrafting  # noqa: E402
 from vllm_pard.reference.engine import ReferenceEngine  # noqa: E402
@@ -47,24 +50,40 @@ class Question:
     task: str
 
 
-def measure(question: Question, given: argparse.Namespace) -> list[dict[str, Any]]:
+Measure = Callable[[Question, argparse.Namespace], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A question's models, ready to be asked."""
+
+    target: PreTrainedModel
+    draft: PreTrainedModel
+    drafting: ParallelDrafting
+    prompts: list[list[int]]
+
+    @classmethod
+    def of(cls, question: Question, num_prompts: int, *, wanted: WantedMode = "auto") -> "Loaded":
+        folder = model_folder(question.target)
+        tokenizer = load_tokenizer(folder)
+        drafting = ParallelDrafting.find(folder, load_config(folder), draft=question.draft, wanted=wanted)
+        prompts = [
+            prompt_token_ids(tokenizer, prompt.text, prompt.messages, enable_thinking=False)
+            for prompt in load_prompts(question.task, num_prompts=num_prompts, seed=0).prompts
+        ]
+        target, draft = (load_model(name, "float32", "cpu") for name in (folder, drafting.checkpoint.path))
+        return cls(target, draft, drafting, prompts)
+
+
+def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each chain and tree, at each temperature."""
-    target = model_folder(question.target)
-    tokenizer = load_tokenizer(target)
-    prompts = [
-        prompt_token_ids(tokenizer, prompt.text, prompt.messages, enable_thinking=False)
-        for prompt in load_prompts(question.task, num_prompts=given.num_prompts, seed=0).prompts
-    ]
-    drafting = ParallelDrafting.find(target, load_config(target), draft=question.draft, wanted="auto")
-    models = (
-        load_model(target, "float32", "cpu"),
-        load_model(question.draft, "float32", "cpu"),
-    )
-    rows = []
+    loaded = Loaded.of(question, given.num_prompts)
+    prompts = loaded.prompts
     for method, k, num_nodes in [("chain", k, 0) for k in CHAINS] + [("tree", DEPTH, n) for n in TREES]:
         engine = ReferenceEngine(
-            *models,
-            **drafting.options,
+            loaded.target,
+            loaded.draft,
+            **loaded.drafting.options,
             num_speculative_tokens=k,
             num_tree_nodes=num_nodes,
             batch_size=len(prompts),
@@ -75,24 +94,20 @@ def measure(question: Question, given: argparse.Namespace) -> list[dict[str, Any
                 prompts,
                 max_new_tokens=given.max_tokens,
                 temperature=temperature,
-                eos_token_ids=eos_token_ids(models[0]),
+                eos_token_ids=eos_token_ids(loaded.target),
             )
             stats = reduce(add, (generation.stats for generation in found))
-            rows.append(
-                {
-                    "pair": question.pair,
-                    "task": Path(question.task).stem,
-                    "method": method,
-                    "nodes": num_nodes or None,
-                    "num_speculative_tokens": k,
-                    "mode": drafting.mode,
-                    "temperature": temperature,
-                    "acceptance_length": round(stats.mean_acceptance_length, 4),
-                    "num_drafts": stats.num_drafts,
-                }
-            )
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            yield {
+                "pair": question.pair,
+                "task": Path(question.task).stem,
+                "method": method,
+                "nodes": num_nodes or None,
+                "num_speculative_tokens": k,
+                "mode": loaded.drafting.mode,
+                "temperature": temperature,
+                "acceptance_length": round(stats.mean_acceptance_length, 4),
+                "num_drafts": stats.num_drafts,
+            }
 
 
 def questions(real_pair: Path | None, tests: list[Path]) -> list[Question]:
@@ -105,18 +120,27 @@ def questions(real_pair: Path | None, tests: list[Path]) -> list[Question]:
     return asked
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(measure: Measure, about: str | None, *, num_prompts: int, max_tokens: int) -> None:
+    """A program that measures all questions of its command line; `about` and the numbers are its own."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--real-pair", type=Path, help="the folder of benchmarks/real_pair.py")
     parser.add_argument("--test", type=Path, nargs="+", default=[], help="what the real pair is asked, a file a task")
-    parser.add_argument("--num-prompts", type=int, default=32)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--num-prompts", type=int, default=num_prompts)
+    parser.add_argument("--max-tokens", type=int, default=max_tokens)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    rows = [row for question in questions(given.real_pair, given.test) for row in measure(question, given)]
+    rows = []
+    for question in questions(given.real_pair, given.test):
+        for row in measure(question, given):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
     if given.json is not None:
-        about = conditions() | {"num_prompts": given.num_prompts, "max_tokens": given.max_tokens, "dtype": "float32"}
-        given.json.write_text(json.dumps({"conditions": about, "rows": rows}, indent=2) + "\n")
+        told = conditions() | {"num_prompts": given.num_prompts, "max_tokens": given.max_tokens, "dtype": "float32"}
+        given.json.write_text(json.dumps({"conditions": told, "rows": rows}, indent=2) + "\n")
+
+
+def main() -> None:
+    run(measure, __doc__, num_prompts=32, max_tokens=128)
 
 
 if __name__ == "__main__":

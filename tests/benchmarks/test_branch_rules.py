@@ -7,6 +7,7 @@ from pathlib import Path
 import branch_rules
 import pytest
 import torch
+import trees
 from torch import Tensor
 
 P = torch.tensor([[0.5, 0.3, 0.2, 0.0]], dtype=torch.float64)
@@ -55,9 +56,7 @@ def test_a_perfect_draft_is_always_accepted() -> None:
 
 
 def test_a_row_for_each_depth_and_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        branch_rules, "questions", lambda *_: [branch_rules.Question("demo", "demo", "demo/draft", "demo")]
-    )
+    monkeypatch.setattr(trees, "questions", lambda *_: [branch_rules.Question("demo", "demo", "demo/draft", "demo")])
     monkeypatch.setattr(branch_rules, "TEMPERATURES", (1.0,))
     words = ["--num-prompts", "2", "--max-tokens", "12", "--json", str(tmp_path / "result.json")]
     monkeypatch.setattr(sys, "argv", ["branch_rules.py", *words])
