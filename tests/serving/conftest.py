@@ -28,6 +28,16 @@ def release(request: pytest.FixtureRequest) -> dict[str, str]:
     return request.getfixturevalue("newest_vllm") if request.param == "newest" else {}  # type: ignore[no-any-return]
 
 
+@pytest.fixture(
+    params=[("v1", None), ("v2", "newest_vllm"), pytest.param(("v2", None), marks=pytest.mark.slow)],
+    ids=["V1", "V2", "V2, installed"],
+)
+def engine(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Model runner and environment of an engine, as `run_scenario` takes them: V1, and V2 on each supported vLLM."""
+    runner, environment = request.param
+    return {"runner": runner, "environment": request.getfixturevalue(environment) if environment else {}}
+
+
 @pytest.fixture
 def configure(tiny_pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """vLLM's engine config for the tiny pair with a speculative config and engine options."""

@@ -16,19 +16,10 @@ UNLIKELY = 1e-4  # p-value of a sampler that is taken for wrong
 FILTERS = [{"top_p": 0.8}, {"top_k": 5}, {"min_p": 0.1}, {}]
 
 
-@pytest.mark.parametrize(
-    ("runner", "environment"),
-    [("v1", None), ("v2", "newest_vllm"), pytest.param("v2", None, marks=pytest.mark.slow)],
-    ids=["V1", "V2", "V2, installed"],
-)
-def test_wishes_of_a_request(
-    tiny_pair: tuple[Path, Path], request: pytest.FixtureRequest, runner: str, environment: str | None
-) -> None:
+def test_wishes_of_a_request(tiny_pair: tuple[Path, Path], engine: dict[str, Any]) -> None:
     target, draft = tiny_pair
-    variables = request.getfixturevalue(environment) if environment else {}
     result = run_scenario(
-        "scenarios_sampling:wishes", runner=runner, environment=variables, target=target, draft=draft,
-        names_tokens=runner == "v2",
+        "scenarios_sampling:wishes", target=target, draft=draft, names_tokens=engine["runner"] == "v2", **engine
     )  # fmt: skip
     plain, pard = result["plain"], result["pard"]
     assert [answer["tokens"] for answer in pard] == [answer["tokens"] for answer in plain]
@@ -38,7 +29,7 @@ def test_wishes_of_a_request(
         assert len(of_pard["logprobs"]) == len(of_plain["logprobs"])
         for got, wanted in zip(of_pard["logprobs"], of_plain["logprobs"], strict=True):
             assert got == pytest.approx(wanted, abs=1e-4)  # float32, other batch shapes
-    if runner == "v2":
+    if engine["runner"] == "v2":
         assert all({"5", "77", "200"} < set(scores) for i in (7, 8) for scores in pard[i]["logprobs"])
         assert len(pard[7]["logprobs"]) == 20
     assert 0 < result["counts"]["num_accepted_tokens"] < result["counts"]["num_draft_tokens"]

@@ -14,19 +14,10 @@ LENGTHS = [8, 4, 0, 2, 8, 0]
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize(
-    ("runner", "environment"),
-    [("v1", None), ("v2", "newest_vllm"), pytest.param("v2", None, marks=pytest.mark.slow)],
-    ids=["V1", "V2", "V2, installed"],
-)
-def test_lengths_that_change_keep_outputs(
-    tiny_pair: tuple[Path, Path], request: pytest.FixtureRequest, runner: str, environment: str | None
-) -> None:
+def test_lengths_that_change_keep_outputs(tiny_pair: tuple[Path, Path], engine: dict[str, Any]) -> None:
     target, draft = tiny_pair
-    variables = request.getfixturevalue(environment) if environment else {}
     result = run_scenario(
-        "scenarios:changing_lengths", runner=runner, environment=variables, target=target, draft=draft,
-        lengths=LENGTHS, num_steps=5,
+        "scenarios:changing_lengths", target=target, draft=draft, lengths=LENGTHS, num_steps=5, **engine
     )  # fmt: skip
     assert result["pard"] == result["plain"]
     seen = {number for numbers in result["verified"] for number in numbers}
