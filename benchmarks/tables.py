@@ -13,12 +13,14 @@ from functools import partial
 from typing import Any
 
 from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load
+from training_tables import LOSSES, cod_table, losses_table, real_pair_table
 
 from vllm_pard.bench.pictures import Picture, pictures
 from vllm_pard.bench.plots import data_of, draw
 
 PICTURE, PICTURED = RESULTS / "speed_up.png", BENCH
 STEP_COSTS = "step_costs_llama-3.1-8b_nvidia_h200"
+STEP_COSTS_PARD2 = "step_costs_pard2_llama-3.1-8b_nvidia_h200"
 
 
 def host_work_table(rows: list[dict[str, Any]]) -> str:
@@ -81,8 +83,9 @@ def branch_rules_table(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", "Descent / draws without replacement: `branch_rules_cpu.json`."])
 
 
-def step_costs_table(result: dict[str, Any]) -> str:
+def step_costs_table(name: str) -> str:
     """A row a method; for each batch size its step and what it brings."""
+    result = load(name)
     rows = result["rows"]
     sizes = sorted({row["batch_size"] for row in rows})
     lines = [
@@ -104,57 +107,9 @@ def step_costs_table(result: dict[str, Any]) -> str:
             "",
             f"Medians of four batches of 128 tokens, engines of all methods in alternating order: the time of a step, "
             f"its ratio to a plain one, tokens/s and speed-up. vLLM {about['versions']['vllm']}, torch "
-            f"{about['versions']['torch']}, one {about['devices'][0]}: `{STEP_COSTS}.json`.",
+            f"{about['versions']['torch']}, one {about['devices'][0]}: `{name}.json`.",
         ]
     )
-
-
-def real_pair_table(result: dict[str, Any]) -> str:
-    """A row a draft: what it was trained for and is accepted with, and how fast it decodes."""
-    rows = result["rows"]
-    tasks = list(dict.fromkeys(row["task"] for row in rows if "training_seconds" in row))
-    accepted = {(row["method"], row["task"]): row for row in rows if "training_seconds" in row}
-    served = {row["method"]: row for row in rows if "tokens_per_second" in row and row["task"] == tasks[0]}
-    lines = [
-        "| draft | training, minutes | " + " | ".join(f"acceptance length, {task}" for task in tasks),
-        "|---|--:|" + "--:|" * len(tasks) + "--:|--:|",
-    ]
-    lines[0] += " | tokens/s | speed-up |"
-    for method in dict.fromkeys([*served, *(method for method, _ in accepted)]):
-        of_tasks = [accepted.get((method, task)) for task in tasks]
-        lengths = " | ".join("" if row is None else f"{row['acceptance_length']:.2f}" for row in of_tasks)
-        minutes = f"{of_tasks[0]['training_seconds'] / 60:.0f}" if of_tasks[0] is not None else ""
-        speed = served.get(method)
-        speeds = f"{speed['tokens_per_second']:.1f} | **{speed['speed_up']:.2f}x**" if speed else " | "
-        lines.append(f"| {method} | {minutes} | {lengths} | {speeds} |")
-    return "\n".join(lines)
-
-
-def cod_table(result: dict[str, Any]) -> str:
-    """A row a seed: where each method ends, and what all masks cost to get where both have been."""
-    lines = [
-        "| seed | at the end: COD | all masks | random drops | both reach | rows, COD | rows, all masks "
-        "| all masks : COD, rows | seconds |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for found in result["summary"]:
-        ends = [
-            [row for row in result["rows"] if (row["seed"], row["method"]) == (found["seed"], method)][-1]
-            for method in ("cod", "all masks", "random drops")
-        ]
-        lengths = " | ".join(f"{end['acceptance_length_everywhere']:.3f}" for end in ends)
-        rows = " | ".join(f"{found['costs'][method]['num_rows']:,.0f}" for method in ("cod", "all masks"))
-        ratio = found["all_masks_to_cod"]
-        lines.append(
-            f"| {found['seed']} | {lengths} | {found['acceptance_length_everywhere']:.3f} | {rows} | "
-            f"**{ratio['num_rows']:.1f}** | **{ratio['seconds']:.1f}** |"
-        )
-    options = result["conditions"][0]["options"]
-    note = (
-        f"{options['steps']} steps of {options['batch_size']} rows of {options['max_length']} tokens, K = "
-        f"{options['depths']}, cross-entropy: `cod_cpu.json`."
-    )
-    return "\n".join([*lines, "", note])
 
 
 TABLES: dict[str, Callable[[], str]] = {"demo": demo_table}
@@ -166,9 +121,11 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     ),
     "trees": lambda: trees_table(load("trees_cpu")),
     "branch_rules": lambda: branch_rules_table(load("branch_rules_cpu")),
-    "step_costs": lambda: step_costs_table(load(STEP_COSTS)),
+    "step_costs": lambda: step_costs_table(STEP_COSTS),
+    "step_costs_pard2": lambda: step_costs_table(STEP_COSTS_PARD2),
     "real_pair": lambda: real_pair_table(load("real_pair_cpu")),
     "cod": lambda: cod_table(load("cod_cpu")),
+    "losses": lambda: losses_table(load(LOSSES)),
     "host_work": lambda: host_work_table(load("host_work")["rows"]),
 }
 FILES = {ROOT / "README.md": TABLES, ROOT / "benchmarks" / "README.md": BENCHMARKS_TABLES}

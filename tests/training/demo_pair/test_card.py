@@ -9,11 +9,11 @@ from vllm_pard.demo import demo_path
 from vllm_pard.training.demo_pair.card import model_card
 
 
-def training(stage: str, num_parameters: int, loss: float) -> dict[str, Any]:
+def training(stage: str, num_parameters: int, loss: float, *devices: str) -> dict[str, Any]:
     return {
         "stage": stage,
         "config": {"cod": {"num_depths": 6}, "data": {"max_length": 321}},
-        "environment": {"cpu": "a CPU", "num_threads": 5},
+        "environment": {"cpu": "a CPU", "num_threads": 5, "devices": list(devices)},
         "wall_time_s": 90,
         "result": {"num_parameters": num_parameters, "num_steps": 77, "loss_curve": [[1, 9.0], [77, loss]]},
     }
@@ -21,7 +21,7 @@ def training(stage: str, num_parameters: int, loss: float) -> dict[str, Any]:
 
 RECEIPTS = [
     {"stage": "text", "config": {}, "result": {"vocab_size": 1234}},
-    training("target", 5_520_000, 0.25),
+    training("target", 5_520_000, 0.25, "a GPU"),
     training("draft", 1_440_000, 0.75),
     {"stage": "answers", "config": {}, "result": {"num_questions": 432}},
     {
@@ -50,8 +50,8 @@ def test_every_number_of_the_receipts_is_in_its_place() -> None:
     assert "A target of 5.5M parameters and a PARD draft of 1.4M" in card
     assert "COD training (PARD, arXiv 2504.18583), 6 depths" in card
     assert "1234 tokens" in card
-    assert "5 threads of a CPU" in card
-    assert "| `target` | 77 | 0.250 | 1.5 |\n| `draft` | 77 | 0.750 | 1.5 |\n" in card
+    rows = ("| `target` | 77 | 0.250 | 1.5 | a GPU |", "| `draft` | 77 | 0.750 | 1.5 | 5 threads of a CPU |")
+    assert "\n".join(rows) in card
     assert "trained on 432 greedy answers" in card
     assert "\nA note.\n" in card
     assert "8 held-out prompts per split, greedy, fp32, K = 6" in card

@@ -105,6 +105,7 @@ def test_the_best_differs_where_it_says(tmp_path: Path) -> None:
     differing = {name for name in COLUMNS if ours[name] != theirs[name]}
     assert differing == {"samples_per_step", "batch", "max_length"}
     assert ours["max_length"] == 4096
+    assert (published.loss.weights, best.loss.weights) == ("cat", "d-pace")
     # As many tokens a step.
     assert ours["samples_per_step"] * 4096 == theirs["samples_per_step"] * 1024
     assert training_arguments(best).bf16

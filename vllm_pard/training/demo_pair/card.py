@@ -41,10 +41,10 @@ them is in the training text, and the families of the two `unseen` splits were n
 
 ## Recipe
 
-`make demo-pair`, {num_threads} threads of {cpu}. `receipt.json` has every config, loss curve and package.
+`make demo-pair`; `receipt.json` has every config, loss curve and package. Without a GPU the target takes hours.
 
-| stage | steps | last loss | minutes |
-|---|--:|--:|--:|
+| stage | steps | last loss | minutes | on |
+|---|--:|--:|--:|---|
 {stages}
 
 The last stage of both drafts is trained on {num_answers} greedy answers of the target to questions of the training
@@ -77,15 +77,12 @@ def model_card(receipts: list[dict[str, Any]]) -> str:
     """Fill in the card from the receipts of all stages."""
     by_name = {receipt["stage"]: receipt for receipt in receipts}
     evaluation = by_name["evaluation"]["result"]
-    environment = by_name["target"]["environment"]
     return _CARD.format(
         target_millions=by_name["target"]["result"]["num_parameters"] / 1e6,
         draft_millions=by_name["draft"]["result"]["num_parameters"] / 1e6,
         num_depths=by_name["draft"]["config"]["cod"]["num_depths"],
         vocab_size=by_name["text"]["result"]["vocab_size"],
         max_length=by_name["target"]["config"]["data"]["max_length"],
-        num_threads=environment["num_threads"],
-        cpu=environment["cpu"],
         stages="\n".join(_stage_row(receipt) for receipt in receipts if "loss_curve" in receipt["result"]),
         notes="".join(f"\n{receipt['note']}\n" for receipt in receipts if "note" in receipt),
         num_answers=by_name["answers"]["result"]["num_questions"],
@@ -97,8 +94,14 @@ def model_card(receipts: list[dict[str, Any]]) -> str:
 
 def _stage_row(receipt: dict[str, Any]) -> str:
     result = receipt["result"]
-    last_loss = result["loss_curve"][-1][1]
-    return f"| `{receipt['stage']}` | {result['num_steps']} | {last_loss:.3f} | {receipt['wall_time_s'] / 60:.1f} |"
+    last_loss, minutes = result["loss_curve"][-1][1], receipt["wall_time_s"] / 60
+    return f"| `{receipt['stage']}` | {result['num_steps']} | {last_loss:.3f} | {minutes:.1f} | {_where(receipt)} |"
+
+
+def _where(receipt: dict[str, Any]) -> str:
+    environment = receipt["environment"]
+    gpus = environment["devices"]
+    return gpus[0] if gpus else f"{environment['num_threads']} threads of {environment['cpu']}"
 
 
 def _split_row(name: str, split: dict[str, Any]) -> str:

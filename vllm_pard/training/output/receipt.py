@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vllm_pard.conditions import commit, cpu_name, versions
+from vllm_pard.conditions import commit, cpu_name, gpu_names, versions
 from vllm_pard.files import write_whole
 
 __all__ = ["environment", "without_folders", "write_json"]
@@ -20,7 +20,7 @@ _PACKAGES = ("accelerate", "datasets", "safetensors", "tokenizers", "torch", "tr
 
 
 def environment(command: str) -> dict[str, Any]:
-    """Command, commit, packages and processor; no path of this machine."""
+    """Command, commit, packages, processor and GPUs; no path of this machine."""
     return {
         "argv": [*command.split(), *map(without_folders, sys.argv[1:])],
         "commit": commit(),
@@ -28,6 +28,7 @@ def environment(command: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "cpu": cpu_name(),
         "num_threads": torch.get_num_threads(),
+        "devices": gpu_names(),
     }
 
 

@@ -1,0 +1,78 @@
+"""Tables of what training brings, from results/*.json."""
+
+from typing import Any
+
+LOSSES = "losses_nvidia_h200"
+
+
+def real_pair_table(result: dict[str, Any]) -> str:
+    """A row a draft: what it was trained for and is accepted with, and how fast it decodes."""
+    rows = result["rows"]
+    tasks = list(dict.fromkeys(row["task"] for row in rows if "training_seconds" in row))
+    accepted = {(row["method"], row["task"]): row for row in rows if "training_seconds" in row}
+    served = {row["method"]: row for row in rows if "tokens_per_second" in row and row["task"] == tasks[0]}
+    lines = [
+        "| draft | training, minutes | " + " | ".join(f"acceptance length, {task}" for task in tasks),
+        "|---|--:|" + "--:|" * len(tasks) + "--:|--:|",
+    ]
+    lines[0] += " | tokens/s | speed-up |"
+    for method in dict.fromkeys([*served, *(method for method, _ in accepted)]):
+        of_tasks = [accepted.get((method, task)) for task in tasks]
+        lengths = " | ".join("" if row is None else f"{row['acceptance_length']:.2f}" for row in of_tasks)
+        minutes = f"{of_tasks[0]['training_seconds'] / 60:.0f}" if of_tasks[0] is not None else ""
+        speed = served.get(method)
+        speeds = f"{speed['tokens_per_second']:.1f} | **{speed['speed_up']:.2f}x**" if speed else " | "
+        lines.append(f"| {method} | {minutes} | {lengths} | {speeds} |")
+    return "\n".join(lines)
+
+
+def cod_table(result: dict[str, Any]) -> str:
+    """A row a seed: where each method ends, and what all masks cost to get where both have been."""
+    lines = [
+        "| seed | at the end: COD | all masks | random drops | both reach | rows, COD | rows, all masks "
+        "| all masks : COD, rows | seconds |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for found in result["summary"]:
+        ends = [
+            [row for row in result["rows"] if (row["seed"], row["method"]) == (found["seed"], method)][-1]
+            for method in ("cod", "all masks", "random drops")
+        ]
+        lengths = " | ".join(f"{end['acceptance_length_everywhere']:.3f}" for end in ends)
+        rows = " | ".join(f"{found['costs'][method]['num_rows']:,.0f}" for method in ("cod", "all masks"))
+        ratio = found["all_masks_to_cod"]
+        lines.append(
+            f"| {found['seed']} | {lengths} | {found['acceptance_length_everywhere']:.3f} | {rows} | "
+            f"**{ratio['num_rows']:.1f}** | **{ratio['seconds']:.1f}** |"
+        )
+    options = result["conditions"][0]["options"]
+    note = (
+        f"{options['steps']} steps of {options['batch_size']} rows of {options['max_length']} tokens, K = "
+        f"{options['depths']}, cross-entropy: `cod_cpu.json`."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def losses_table(result: dict[str, Any]) -> str:
+    """A row a loss, mode and dropout; a column a seed."""
+    rows = result["rows"]
+    seeds = sorted({row["seed"] for row in rows})
+    lines = [
+        "| loss | draft | dropout of the features | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
+        "|---|---|--:|" + "--:|" * (len(seeds) + 1),
+    ]
+    for found in result["summary"]:
+        kind = {name: found[name] for name in ("loss", "mode", "dropout")}
+        lengths = {row["seed"]: row["acceptance_length"] for row in rows if kind.items() <= row.items()}
+        draft = "PARD" if found["mode"] == "pard" else f"PARD-2, {found['mode']}"
+        dropout = "" if found["dropout"] is None else f"{found['dropout']:g}"
+        of_seeds = " | ".join(f"{lengths[seed]:.3f}" for seed in seeds)
+        mean = found["acceptance_length"]["mean"]
+        lines.append(f"| {found['loss']} | {draft} | {dropout} | {of_seeds} | {mean:.3f} |")
+    about = result["conditions"][0]
+    options = about["options"]
+    note = (
+        f"{options['steps']} steps of {options['batch_size']} rows of {options['max_length']} tokens, K = "
+        f"{options['depths']}, one {about['devices'][0]}: `{LOSSES}.json`."
+    )
+    return "\n".join([*lines, "", note])
