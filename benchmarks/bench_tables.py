@@ -1,7 +1,9 @@
 """Tables of what `vllm-pard demo` and `vllm-pard bench` have measured, from results/*.json."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -9,6 +11,15 @@ RESULTS = ROOT / "benchmarks" / "results"
 BENCH = "bench_cpu_float32"
 SAME_IN_A_TABLE = ("engine", "prompts", "sampling", "runs", "num_cpus", "num_threads", "devices")
 DEMO_RESULTS = ("demo_cpu_float32_b1", "demo_cpu_bfloat16_b1", "demo_cpu_float32_b4")
+# How README.md calls methods of `vllm-pard bench`.
+TITLES = {
+    "none": "plain decoding (AR)",
+    "draft_model": "autoregressive draft (VSD)",
+    "draft_model+parallel_drafting": "PARD's draft, by vLLM alone",
+    "pard": "PARD",
+    "pard+independent=demo/draft_pard2": "PARD-2, independent",
+    "pard=demo/draft_pard2": "PARD-2, dependent",
+}
 # Plain decoding is not equally fast in every table, because of what is measured along with the model.
 PLAIN_ROWS = {
     "bench": "scheduler, HTTP server and the client that asks share the cores with the model",
@@ -53,15 +64,26 @@ def demo_table() -> str:
     )
 
 
+def methods_table() -> str:
+    """README.md's: what the bundled pair's drafts bring in vLLM."""
+    result = load(BENCH)
+    return "\n".join([*bench_lines([result], TITLES), "", conditions_line(result, (BENCH,))])
+
+
 def bench_table(*names: str, plain_row: str) -> str:
     """Results of `vllm-pard bench`: a line for each method, a column for each file and concurrency.
 
     `plain_row` says what else is in the speed of its first line.
     """
     results = [load(name) for name in names]
+    lines = bench_lines(results)
+    return "\n".join([*lines, "", conditions_line(results[0], names), "", plain_line(results[0], plain_row)])
+
+
+def bench_lines(results: list[dict[str, Any]], titles: Mapping[str, str] = MappingProxyType({})) -> list[str]:
     measured = {tuple(str(result["conditions"][key]) for key in SAME_IN_A_TABLE) for result in results}
     if len(measured) > 1:
-        raise SystemExit(f"one table needs the same {', '.join(SAME_IN_A_TABLE)}; {', '.join(names)} differ")
+        raise SystemExit(f"one table needs results with the same {', '.join(SAME_IN_A_TABLE)}; these differ")
     columns = [
         (f"{result['conditions']['dtype']}, {concurrency} at a time", cells_at(result, concurrency))
         for result in results
@@ -75,8 +97,8 @@ def bench_table(*names: str, plain_row: str) -> str:
     for method in methods:
         of_method = [cells.get(method) for _, cells in columns]
         length = next(cell for cell in of_method if cell)["mean_acceptance_length"]
-        lines.append(f"| {method} | {length:.2f} | " + " | ".join(map(speed, of_method)) + " |")
-    return "\n".join([*lines, "", conditions_line(results[0], names), "", plain_line(results[0], plain_row)])
+        lines.append(f"| {titles.get(method, method)} | {length:.2f} | " + " | ".join(map(speed, of_method)) + " |")
+    return lines
 
 
 def plain_line(result: dict[str, Any], plain_row: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load
+from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load, methods_table
 from training_tables import LOSSES, cod_table, losses_table, real_pair_table
 
 from vllm_pard.bench.pictures import Picture, pictures
@@ -112,9 +112,10 @@ def step_costs_table(name: str) -> str:
     )
 
 
-TABLES: dict[str, Callable[[], str]] = {"demo": demo_table}
+TABLES: dict[str, Callable[[], str]] = {"methods": methods_table}
 BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
-    "bench": lambda: bench_table(BENCH, "bench_cpu_bfloat16", plain_row=PLAIN_ROWS["bench"]),
+    "demo": demo_table,
+    "bench": lambda: bench_table("bench_cpu_bfloat16", plain_row=PLAIN_ROWS["bench"]),
     "bench_300m": lambda: bench_table("bench_300m_cpu_float32", plain_row=PLAIN_ROWS["bench_300m"]),
     "reference": lambda: bench_table(
         "reference_cpu_float32", "reference_cpu_bfloat16", plain_row=PLAIN_ROWS["reference"]

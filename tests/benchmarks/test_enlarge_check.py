@@ -28,7 +28,7 @@ def test_check(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "pair")
     for name, message in (("draft", "5 of 5 answers are the same"), ("target", "[01] of 5 answers are the same")):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "pair" / name)
-        model.model.layers[1].self_attn.q_proj.weight.data.neg_()
+        model.model.layers[0].self_attn.q_proj.weight.data.neg_()
         model.save_pretrained(tmp_path / "pair" / name)
         with pytest.raises(EnlargeError, match=message):
             check_pair(tmp_path / "pair", torch.bfloat16, torch.float32, CPU, config)

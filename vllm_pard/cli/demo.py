@@ -60,7 +60,7 @@ class Draft(str, Enum):
 
 
 def demo(
-    draft: Draft = typer.Option(Draft.pard, help="Which draft; pard2 is not shipped: `make demo-pair` trains it."),
+    draft: Draft = typer.Option(Draft.pard, help="Which draft; PARD-2's also reads the target's hidden states."),
     dtype: Dtype = typer.Option(Dtype.float32, help="Weights and arithmetic."),
     num_prompts: int = typer.Option(8, "--prompts", min=1, help="How many held-out prompts to answer."),
     batch_size: int = typer.Option(1, min=1, help="Requests at a time."),

@@ -8,23 +8,22 @@ from typing import Any
 
 __all__ = ["MODELS", "SPLITS", "demo_path", "prompts"]
 
-MODELS = ("target", "draft", "draft_ar")
-NOT_SHIPPED = ("draft_pard2",)  # of the pair that `make demo-pair` trains
+MODELS = ("target", "draft", "draft_pard2", "draft_ar")
 SPLITS = ("word_problems", "arithmetic", "code", "unseen_word_problems", "unseen_code")
 
 _FOLDER = Path(__file__).parent
 
 
 def demo_path(name: str) -> Path:
-    """Folder of one bundled model: "target", "draft" (PARD) or "draft_ar" (the draft before PARD training); of a pair
-    that was trained here, "draft_pard2" too, which reads the target's hidden states.
+    """Folder of one bundled model: "target", "draft" (PARD), "draft_pard2" (which also reads the target's hidden
+    states) or "draft_ar" (the draft before PARD training).
 
     Raises:
         ValueError: there is no model of that name.
         FileNotFoundError: the model is not in this installation.
     """
-    if name not in MODELS + NOT_SHIPPED:
-        raise ValueError(f"name must be one of {MODELS + NOT_SHIPPED}; got {name!r}")
+    if name not in MODELS:
+        raise ValueError(f"name must be one of {MODELS}; got {name!r}")
     folder = _FOLDER / name
     if not (folder / "config.json").exists():
         raise FileNotFoundError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from vllm_pard.demo import demo_path
 from vllm_pard.demo.text.sample import MASK, SPECIAL_TOKENS
 from vllm_pard.training.demo_pair.recipe import DemoPairConfig, RunConfig, smoke_config
 from vllm_pard.training.options.arguments import training_arguments
@@ -33,3 +36,13 @@ def test_all_stages_draw_from_seeds_of_their_own() -> None:
     config = DemoPairConfig()
     seeds = [getattr(config, name).seed for name in (*RUNS, "text", "answers", "evaluation")]
     assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_the_shipped_models_were_trained_by_it(stage: str) -> None:
+    receipts = json.loads((demo_path("target").parent / "receipt.json").read_text())
+    (config,) = [receipt["config"] for receipt in receipts if receipt["stage"] == stage]
+    run: RunConfig = getattr(DemoPairConfig(), stage)
+    start = {name: config[name] for name in ("draft", "new_model", "target")}
+    wanted = asdict(run.train_config(Path(stage), Path(config["data"]["sources"][0]["path"]), **start))
+    assert config == json.loads(json.dumps(wanted))

@@ -100,8 +100,8 @@ def _stage_row(receipt: dict[str, Any]) -> str:
 
 def _where(receipt: dict[str, Any]) -> str:
     environment = receipt["environment"]
-    gpus = environment["devices"]
-    return gpus[0] if gpus else f"{environment['num_threads']} threads of {environment['cpu']}"
+    gpus, num_threads = environment["devices"], environment["num_threads"]
+    return gpus[0] if gpus else f"{num_threads} thread{'s' * (num_threads > 1)} of {environment['cpu']}"
 
 
 def _split_row(name: str, split: dict[str, Any]) -> str:

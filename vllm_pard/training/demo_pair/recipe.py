@@ -42,10 +42,10 @@ class RunConfig:
     learning_rate: float
     seed: int
     num_depths: int = 1
-    batch_size: int = 4
+    batch_size: int = 2
     max_length: int = 512
     warmup_steps: int = 100
-    save_steps: int = 200
+    save_steps: int = 1000
     logging_steps: int = 50
     loss: LossConfig = field(default_factory=LossConfig)
     features: FeatureConfig | None = None
@@ -123,24 +123,27 @@ class DemoPairConfig:
     target_size: ModelSize = field(
         default_factory=lambda: ModelSize(hidden_size=256, num_layers=6, intermediate_size=768)
     )
+    # So small that its features help, and that not all it drafts is accepted.
     draft_size: ModelSize = field(
-        default_factory=lambda: ModelSize(hidden_size=192, num_layers=2, intermediate_size=384)
+        default_factory=lambda: ModelSize(hidden_size=192, num_layers=1, intermediate_size=384)
     )
-    target: RunConfig = field(default_factory=lambda: RunConfig(num_steps=5000, learning_rate=2e-3, seed=2))
+    target: RunConfig = field(
+        default_factory=lambda: RunConfig(num_steps=4000, learning_rate=2e-3, seed=2, batch_size=16, save_steps=500)
+    )
     draft_ar: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=1600, learning_rate=3e-3, seed=3, batch_size=3)
+        default_factory=lambda: RunConfig(num_steps=1200, learning_rate=3e-3, seed=3, batch_size=4, save_steps=1200)
     )
     draft_text: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=400, learning_rate=3e-3, seed=4, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=3e-3, seed=4, num_depths=8)
     )
     answers: AnswersConfig = field(default_factory=AnswersConfig)
     draft: RunConfig = field(
-        default_factory=lambda: RunConfig(num_steps=400, learning_rate=2e-3, seed=6, num_depths=8, batch_size=2)
+        default_factory=lambda: RunConfig(num_steps=1000, learning_rate=2e-3, seed=6, num_depths=8)
     )
     # PARD-2, with the steps and the text of the draft.
     draft_pard2: RunConfig = field(
         default_factory=lambda: RunConfig(
-            num_steps=400, learning_rate=2e-3, seed=8, num_depths=8, batch_size=2, loss=PARD2_LOSS, features=FEATURES
+            num_steps=1000, learning_rate=2e-3, seed=8, num_depths=8, loss=PARD2_LOSS, features=FEATURES
         )
     )
     evaluation: BundleConfig = field(default_factory=BundleConfig)
