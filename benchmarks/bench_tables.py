@@ -76,14 +76,14 @@ def bench_table(*names: str, plain_row: str) -> str:
     `plain_row` says what else is in the speed of its first line.
     """
     results = [load(name) for name in names]
+    measured = {tuple(str(result["conditions"][key]) for key in SAME_IN_A_TABLE) for result in results}
+    if len(measured) > 1:
+        raise SystemExit(f"one table needs the same {', '.join(SAME_IN_A_TABLE)}; {', '.join(names)} differ")
     lines = bench_lines(results)
     return "\n".join([*lines, "", conditions_line(results[0], names), "", plain_line(results[0], plain_row)])
 
 
 def bench_lines(results: list[dict[str, Any]], titles: Mapping[str, str] = MappingProxyType({})) -> list[str]:
-    measured = {tuple(str(result["conditions"][key]) for key in SAME_IN_A_TABLE) for result in results}
-    if len(measured) > 1:
-        raise SystemExit(f"one table needs results with the same {', '.join(SAME_IN_A_TABLE)}; these differ")
     columns = [
         (f"{result['conditions']['dtype']}, {concurrency} at a time", cells_at(result, concurrency))
         for result in results
@@ -127,7 +127,7 @@ def conditions_line(result: dict[str, Any], names: tuple[str, ...]) -> str:
     prompts, versions = conditions["prompts"], conditions["versions"]
     engine = "the reference engine" if conditions["engine"] == "reference" else f"vLLM {vllm_version(versions)}"
     where = (
-        ", ".join(conditions["devices"]) or f"{conditions['num_cpus']} CPU cores ({conditions['num_threads']} threads)"
+        ", ".join(conditions["devices"]) or f"{conditions['num_cpus']} CPU cores (threads: {conditions['num_threads']})"
     )
     files = ", ".join(f"`{name}.json`" for name in names)
     return (

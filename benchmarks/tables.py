@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load, methods_table
-from training_tables import LOSSES, cod_table, losses_table, real_pair_table
+from training_tables import LOSSES, cod_table, losses_table, pard2_table, real_pair_table
 
 from vllm_pard.bench.pictures import Picture, pictures
 from vllm_pard.bench.plots import data_of, draw
@@ -126,6 +126,7 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     "step_costs_pard2": lambda: step_costs_table(STEP_COSTS_PARD2),
     "real_pair": lambda: real_pair_table(load("real_pair_cpu")),
     "cod": lambda: cod_table(load("cod_cpu")),
+    "pard2": lambda: pard2_table(load("pard2_cpu")),
     "losses": lambda: losses_table(load(LOSSES)),
     "host_work": lambda: host_work_table(load("host_work")["rows"]),
 }

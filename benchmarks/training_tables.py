@@ -76,3 +76,32 @@ def losses_table(result: dict[str, Any]) -> str:
         f"{options['depths']}, one {about['devices'][0]}: `{LOSSES}.json`."
     )
     return "\n".join([*lines, "", note])
+
+
+def pard2_table(result: dict[str, Any]) -> str:
+    """A row a draft, mode and K; for each task how many tokens a step brings, beside PARD's with the same K."""
+    rows = [row for row in result["rows"] if row["method"] in ("pard", "pard2")]
+    tasks = list(dict.fromkeys((row["pair"], row["task"]) for row in rows))
+    lines = [
+        "| draft | K | " + " | ".join(f"{pair}, {task.removeprefix('demo:')}" for pair, task in tasks) + " |",
+        "|---|--:|" + "--:|" * len(tasks),
+    ]
+    kinds = sorted(
+        {(row["num_speculative_tokens"], row["method"], row["mode"]) for row in rows},
+        key=lambda kind: (kind[0], kind[1], kind[2] == "dependent"),
+    )
+    for k, method, mode in kinds:
+        lengths = {
+            (row["pair"], row["task"], row["method"], row["mode"]): row["acceptance_length"]
+            for row in rows
+            if row["num_speculative_tokens"] == k
+        }
+        cells = []
+        for task in tasks:
+            length, of_pard = lengths.get((*task, method, mode)), lengths.get((*task, "pard", None))
+            gain = f" ({length / of_pard - 1:+.0%})" if method == "pard2" and length and of_pard else ""
+            cells.append(f"{length:.2f}{gain}" if length else "")
+        name = "PARD" if method == "pard" else f"PARD-2, {mode}"
+        lines.append(f"| {name} | {k} | {' | '.join(cells)} |")
+    note = "Mean acceptance lengths, and PARD-2's gain on PARD with the same K: `pard2_cpu.json`."
+    return "\n".join([*lines, "", note])

@@ -111,12 +111,12 @@ def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str,
 
 
 def questions(real_pair: Path | None, tests: list[Path]) -> list[Question]:
-    draft = str(demo_path("draft"))
-    asked = [Question(pair="demo", target="demo", draft=draft, task=task) for task in DEMO_TASKS]
+    demo_draft = str(demo_path("draft"))
+    asked = [Question(pair="demo", target="demo", draft=demo_draft, task=task) for task in DEMO_TASKS]
     if real_pair is not None:
         pair = Pair(real_pair.resolve(), Path(), ())
-        for kind in ("pard", "pard2"):
-            asked += [Question("real", str(pair.target), str(pair.draft(kind)), str(test.resolve())) for test in tests]
+        for draft in filter(Path.exists, map(pair.draft, ("pard", "pard2"))):
+            asked += [Question("real", str(pair.target), str(draft), str(test.resolve())) for test in tests]
     return asked
 
 

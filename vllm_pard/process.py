@@ -15,6 +15,7 @@ from vllm_pard.errors import PardError
 
 PARD_LOG_LINE = r"PARD: draft .*"  # serving/summary.py: what an engine that is ready drafts with
 NUM_LOG_LINES_SHOWN = 15
+ERROR_LINE = re.compile(r"\bERROR\b|Traceback \(most recent call last\)")
 SECONDS_TO_STOP = 10
 
 # Compiling for a CPU takes minutes, and one process is all that a small machine has room for.
@@ -67,12 +68,16 @@ class LoggedProcess:
         return [found.group() for found in re.finditer(pattern, text)]
 
     def failure(self, what: str) -> ProcessError:
-        """An error that ends with the last lines of the log."""
+        """An error that ends with the last lines of the log, after the first that tells of an error: engines have much
+        to say while they shut down.
+        """
         if self._log_path is None:
             return ProcessError(f"{what}; its log is above")
         lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        tail = "\n".join(f"    {line}" for line in lines[-NUM_LOG_LINES_SHOWN:])
-        return ProcessError(f"{what}; the end of its log, {self._log_path}:\n{tail}")
+        shown = lines[-NUM_LOG_LINES_SHOWN:]
+        first = next((line for line in lines[:-NUM_LOG_LINES_SHOWN] if ERROR_LINE.search(line)), None)
+        told = "\n".join(f"    {line}" for line in ([] if first is None else [first, "..."]) + shown)
+        return ProcessError(f"{what}; the end of its log, {self._log_path}:\n{told}")
 
     def ended(self) -> ProcessError:
         """The error of a process that has closed its end."""

@@ -10,6 +10,7 @@ The folder name of the draft, or else of the target, says how it behaves; FAKE_B
 "batch-dependent"   as "near-tie", but only where it is not asked for log-probabilities
 "crash-at-start"    ends before it answers
 "out-of-memory"     ends before it answers, with a GPU's last words
+"killed-worker"     ends before it answers, with what vLLM says of a worker that Linux killed, and then much else
 "crash-in-the-middle"  ends at the third request
 "refuses"           answers every request with an error
 """
@@ -119,6 +120,10 @@ def main() -> None:
         print("INFO PARD: draft d, K=8, PARD-2, dependent: reads layers -1, -8 of the target; vLLM 0.0", flush=True)
     if BEHAVIOUR == "out-of-memory":
         print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB", flush=True)
+        sys.exit(1)
+    if BEHAVIOUR == "killed-worker":
+        print("ERROR Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down executor.", flush=True)
+        print(*(f"INFO shutting down, {step}" for step in range(40)), sep="\n", flush=True)
         sys.exit(1)
     if BEHAVIOUR == "crash-at-start":
         print("the last words", flush=True)

@@ -35,6 +35,10 @@ def test_answers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     [
         ("crash-at-start", "the server ended with exit code 3; the end of its log, .*\n.*\n    the last words"),
         ("out-of-memory", "the server ran out of memory; the end of its log, .*\n"),
+        (
+            "killed-worker",
+            r"the server ran out of memory; (?s:.*)\n    ERROR Worker proc .*\n    \.\.\.\n    INFO shutting down, 25",
+        ),
     ],
 )
 def test_a_server_that_does_not_start(model: str, message: str, tmp_path: Path) -> None:

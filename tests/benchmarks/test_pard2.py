@@ -8,6 +8,7 @@ from typing import Any
 
 import pard2
 import pytest
+import training_tables
 from fake_bench import fake_bench
 
 
@@ -25,7 +26,7 @@ def rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]
 def test_a_row_for_each_pair_task_method_mode_and_k(rows: list[dict[str, Any]]) -> None:
     keys = ("pair", "task", "method", "mode", "num_speculative_tokens")
     found = {tuple(row[key] for key in keys): row for row in rows}
-    assert len(found) == len(rows) == 5 * 8
+    assert len(found) == len(rows) == 3 * 8
     assert found["demo", "demo:unseen_code", "none", None, 0]["tokens_per_second"] == 10.0
     assert found["demo", "demo:unseen_code", "pard2", "dependent", 15]["speed_up"] == 8.0
     assert found["real", "gsm8k", "pard2", "independent", 5]["acceptance_length"] == 2.0
@@ -44,3 +45,19 @@ def test_each_method_gets_its_own_draft(monkeypatch: pytest.MonkeyPatch, tmp_pat
         f"pard+independent={drafts['pard2']}:5",
         f"pard={drafts['pard2']}:5",
     ]
+
+
+def test_gains_are_those_on_pard_with_the_same_k(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if row["mode"] == "dependent" and row["pair"] == "real":
+            row["acceptance_length"] = 2.5
+    lines = training_tables.pard2_table({"rows": rows}).splitlines()
+    titles = [title.strip() for title in lines[0].split("|")]
+    assert titles[1:4] == ["draft", "K", "demo, unseen_word_problems"]
+    real = titles.index("real, gsm8k")
+    cells = {
+        tuple(cell.strip() for cell in line.split("|")[1:3]): line.split("|")[real].strip() for line in lines[2:-2]
+    }
+    assert cells["PARD-2, dependent", "5"] == "2.50 (+25%)"
+    assert cells["PARD-2, independent", "5"] == "2.00 (+0%)"
+    assert (cells["PARD", "5"], cells["PARD", "8"]) == ("2.00", "")

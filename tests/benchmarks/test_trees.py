@@ -31,6 +31,8 @@ def test_a_row_for_each_chain_and_tree_at_each_temperature(rows: list[dict[str, 
 
 
 def test_the_real_pairs_drafts_are_asked_too(tmp_path: Path) -> None:
+    for draft in ("pard", "pard2"):
+        (tmp_path / draft).mkdir()
     found = trees.questions(tmp_path, [tmp_path / "gsm8k.jsonl"])
     assert [(question.pair, Path(question.draft).name) for question in found[2:]] == [
         ("real", "pard"),

@@ -19,7 +19,10 @@ SECONDS_TO_START = 900
 SECONDS_TO_END = 2
 HOST = "127.0.0.1"
 SERVED_NAME = "target"
-OUT_OF_MEMORY = r"(?i)out of memory|OutOfMemoryError|No available memory for the cache blocks|free memory on device"
+OUT_OF_MEMORY = (
+    r"(?i)out of memory|OutOfMemoryError|No available memory for the cache blocks|free memory on device"
+    r"|died unexpectedly \(exit code: -9\)"  # a worker that Linux killed
+)
 
 
 class PortError(PardError):
