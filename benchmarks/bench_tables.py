@@ -22,9 +22,9 @@ TITLES = {
 }
 # Plain decoding is not equally fast in every table, because of what is measured along with the model.
 PLAIN_ROWS = {
-    "bench": "scheduler, HTTP server and the client that asks share the cores with the model",
-    "bench_300m": "behind a server too, and a step reads the enlarged target's weights, fifty times as many",
-    "reference": "Transformers' `generate` decodes, without vLLM and without a server",
+    "bench": "another machine, bfloat16, and scheduler, HTTP server and client share the cores with the model",
+    "bench_300m": "that machine, a server too, and a step reads the enlarged target's weights, fifty times as many",
+    "reference": "that machine, and Transformers' `generate` decodes, without vLLM and without a server",
 }
 
 
