@@ -42,8 +42,9 @@ def host_work_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", note])
 
 
-def trees_table(result: dict[str, Any]) -> str:
+def trees_table(name: str) -> str:
     """Acceptance lengths of `benchmarks/trees.py`: a line a chain or tree, a column a task and temperature."""
+    result = load(name)
     rows = result["rows"]
     columns = list(dict.fromkeys((row["pair"], row["task"], row["temperature"]) for row in rows))
     titles = [
@@ -56,12 +57,12 @@ def trees_table(result: dict[str, Any]) -> str:
             for row in rows
             if (row["method"], row["num_speculative_tokens"], row["nodes"]) == (method, k, nodes)
         }
-        name = f"chain, K = {k}" if method == "chain" else f"tree of {nodes} nodes, K = {k}"
-        lines.append(f"| {name} | " + " | ".join(cells[column] for column in columns) + " |")
+        drafts = f"chain, K = {k}" if method == "chain" else f"tree of {nodes} nodes, K = {k}"
+        lines.append(f"| {drafts} | " + " | ".join(cells[column] for column in columns) + " |")
     about = result["conditions"]
     note = (
         f"Mean acceptance lengths over {about['num_prompts']} prompts, up to {about['max_tokens']} tokens: "
-        "`trees_cpu.json`."
+        f"`{name}.json`."
     )
     return "\n".join([*lines, "", note])
 
@@ -120,7 +121,8 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     "reference": lambda: bench_table(
         "reference_cpu_float32", "reference_cpu_bfloat16", plain_row=PLAIN_ROWS["reference"]
     ),
-    "trees": lambda: trees_table(load("trees_cpu")),
+    "trees": lambda: trees_table("trees_cpu"),
+    "trees_real_pair": lambda: trees_table("trees_real_pair_cpu"),
     "branch_rules": lambda: branch_rules_table(load("branch_rules_cpu")),
     "step_costs": lambda: step_costs_table(STEP_COSTS),
     "step_costs_pard2": lambda: step_costs_table(STEP_COSTS_PARD2),
