@@ -1,9 +1,8 @@
 """Tables of what `vllm-pard demo` and `vllm-pard bench` have measured, from results/*.json."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +30,13 @@ PLAIN_ROWS = {
 def load(name: str) -> dict[str, Any]:
     result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return result
+
+
+def markdown(names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> str:
+    """A table whose first columns are names and whose others are numbers, which stand to the right."""
+    head = [f"| {' | '.join([*names, *numbers])} |", "|" + "---|" * len(names) + "--:|" * len(numbers)]
+    body = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return "\n".join([*head, *body, *(["", note] if note else [])])
 
 
 def demo_table() -> str:
@@ -67,7 +73,7 @@ def demo_table() -> str:
 def methods_table() -> str:
     """README.md's: what the bundled pair's drafts bring in vLLM."""
     result = load(BENCH)
-    return "\n".join([*bench_lines([result], TITLES), "", conditions_line(result, (BENCH,))])
+    return f"{bench_rows([result], TITLES)}\n\n{conditions_line(result, (BENCH,))}"
 
 
 def bench_table(*names: str, plain_row: str) -> str:
@@ -79,26 +85,24 @@ def bench_table(*names: str, plain_row: str) -> str:
     measured = {tuple(str(result["conditions"][key]) for key in SAME_IN_A_TABLE) for result in results}
     if len(measured) > 1:
         raise SystemExit(f"one table needs the same {', '.join(SAME_IN_A_TABLE)}; {', '.join(names)} differ")
-    lines = bench_lines(results)
-    return "\n".join([*lines, "", conditions_line(results[0], names), "", plain_line(results[0], plain_row)])
+    notes = conditions_line(results[0], names), plain_line(results[0], plain_row)
+    return "\n\n".join([bench_rows(results, {}), *notes])
 
 
-def bench_lines(results: list[dict[str, Any]], titles: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+def bench_rows(results: list[dict[str, Any]], titles: Mapping[str, str]) -> str:
+    """A table without notes; a method that has a title is called by it."""
     columns = [
         (f"{result['conditions']['dtype']}, {concurrency} at a time", cells_at(result, concurrency))
         for result in results
         for concurrency in result["conditions"]["concurrency"]
     ]
     methods = list(dict.fromkeys(cell["method"] for result in results for cell in result["results"]))
-    lines = [
-        "| method | acceptance length | " + " | ".join(title for title, _ in columns) + " |",
-        "|---|--:|" + "--:|" * len(columns),
-    ]
+    rows = []
     for method in methods:
         of_method = [cells.get(method) for _, cells in columns]
         length = next(cell for cell in of_method if cell)["mean_acceptance_length"]
-        lines.append(f"| {titles.get(method, method)} | {length:.2f} | " + " | ".join(map(speed, of_method)) + " |")
-    return lines
+        rows.append([titles.get(method, method), f"{length:.2f}", *map(speed, of_method)])
+    return markdown(["method"], ["acceptance length", *(title for title, _ in columns)], rows)
 
 
 def plain_line(result: dict[str, Any], plain_row: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load, methods_table
+from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load, markdown, methods_table
 from training_tables import LOSSES, cod_table, losses_table, pard2_table, real_pair_table
 
 from vllm_pard.bench.pictures import Picture, pictures
@@ -50,7 +50,7 @@ def trees_table(name: str) -> str:
     titles = [
         f"{pair}, {task.removeprefix('demo:')}, {'greedy' if t == 0 else f'T = {t:g}'}" for pair, task, t in columns
     ]
-    lines = ["| drafts | " + " | ".join(titles) + " |", "|---|" + "--:|" * len(columns)]
+    lines = []
     for method, k, nodes in dict.fromkeys((row["method"], row["num_speculative_tokens"], row["nodes"]) for row in rows):
         cells = {
             (row["pair"], row["task"], row["temperature"]): f"{row['acceptance_length']:.2f}"
@@ -58,21 +58,20 @@ def trees_table(name: str) -> str:
             if (row["method"], row["num_speculative_tokens"], row["nodes"]) == (method, k, nodes)
         }
         drafts = f"chain, K = {k}" if method == "chain" else f"tree of {nodes} nodes, K = {k}"
-        lines.append(f"| {drafts} | " + " | ".join(cells[column] for column in columns) + " |")
+        lines.append([drafts, *(cells[column] for column in columns)])
     about = result["conditions"]
     note = (
         f"Mean acceptance lengths over {about['num_prompts']} prompts, up to {about['max_tokens']} tokens: "
         f"`{name}.json`."
     )
-    return "\n".join([*lines, "", note])
+    return markdown(["drafts"], titles, lines, note)
 
 
 def branch_rules_table(result: dict[str, Any]) -> str:
     """Chances of `benchmarks/branch_rules.py`: a line a task, temperature and depth, a column a number of drafts."""
     rows = result["rows"]
     numbers = list(dict.fromkeys(row["branches"] for row in rows))
-    lines = ["| task | depth | " + " | ".join(f"{number} draft{'s' * (number > 1)}" for number in numbers) + " |"]
-    lines.append("|---|--:|" + "--:|" * len(numbers))
+    lines = []
     for task, temperature, depth in dict.fromkeys((row["task"], row["temperature"], row["depth"]) for row in rows):
         cells = [
             f"{row['descent']:.1%} / {row['without_replacement']:.1%}"
@@ -80,8 +79,9 @@ def branch_rules_table(result: dict[str, Any]) -> str:
             if (row["task"], row["temperature"], row["depth"]) == (task, temperature, depth)
         ]
         name = f"{task.removeprefix('demo:')}, T = {temperature:g}"
-        lines.append(f"| {name} | {depth} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "Descent / draws without replacement: `branch_rules_cpu.json`."])
+        lines.append([name, depth, *cells])
+    titles = ["depth", *(f"{number} draft{'s' * (number > 1)}" for number in numbers)]
+    return markdown(["task"], titles, lines, "Descent / draws without replacement: `branch_rules_cpu.json`.")
 
 
 def step_costs_table(name: str) -> str:
@@ -89,10 +89,7 @@ def step_costs_table(name: str) -> str:
     result = load(name)
     rows = result["rows"]
     sizes = sorted({row["batch_size"] for row in rows})
-    lines = [
-        "| method | acceptance length | " + " | ".join(f"step, {size} at a time" for size in sizes) + " |",
-        "|---|--:|" + "--:|" * len(sizes),
-    ]
+    lines = []
     for method in dict.fromkeys(row["method"] for row in rows):
         of_method = {row["batch_size"]: row for row in rows if row["method"] == method}
         cells = [
@@ -100,17 +97,14 @@ def step_costs_table(name: str) -> str:
             f"**{row['speed_up']:.2f}x**"
             for row in map(of_method.__getitem__, sizes)
         ]
-        lines.append(f"| {method} | {of_method[sizes[0]]['acceptance_length']:.2f} | {' | '.join(cells)} |")
+        lines.append([method, f"{of_method[sizes[0]]['acceptance_length']:.2f}", *cells])
     about = result["conditions"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Medians of four batches of 128 tokens, engines of all methods in alternating order: the time of a step, "
-            f"its ratio to a plain one, tokens/s and speed-up. vLLM {about['versions']['vllm']}, torch "
-            f"{about['versions']['torch']}, one {about['devices'][0]}: `{name}.json`.",
-        ]
+    note = (
+        f"Medians of four batches of 128 tokens, engines of all methods in alternating order: the time of a step, "
+        f"its ratio to a plain one, tokens/s and speed-up. vLLM {about['versions']['vllm']}, torch "
+        f"{about['versions']['torch']}, one {about['devices'][0]}: `{name}.json`."
     )
+    return markdown(["method"], ["acceptance length", *(f"step, {size} at a time" for size in sizes)], lines, note)
 
 
 TABLES: dict[str, Callable[[], str]] = {"methods": methods_table}

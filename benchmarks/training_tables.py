@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from bench_tables import markdown
+
 LOSSES = "losses_nvidia_h200"
 
 
@@ -45,11 +47,7 @@ def cod_table(result: dict[str, Any]) -> str:
             f"| {found['seed']} | {lengths} | {found['acceptance_length_everywhere']:.3f} | {rows} | "
             f"**{ratio['num_rows']:.1f}** | **{ratio['seconds']:.1f}** |"
         )
-    options = result["conditions"][0]["options"]
-    note = (
-        f"{options['steps']} steps of {options['batch_size']} rows of {options['max_length']} tokens, K = "
-        f"{options['depths']}, cross-entropy: `cod_cpu.json`."
-    )
+    note = f"{_steps(result['conditions'][0]['options'])}, cross-entropy: `cod_cpu.json`."
     return "\n".join([*lines, "", note])
 
 
@@ -57,35 +55,25 @@ def losses_table(result: dict[str, Any]) -> str:
     """A row a loss, mode and dropout; a column a seed."""
     rows = result["rows"]
     seeds = sorted({row["seed"] for row in rows})
-    lines = [
-        "| loss | draft | dropout of the features | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |",
-        "|---|---|--:|" + "--:|" * (len(seeds) + 1),
-    ]
+    lines = []
     for found in result["summary"]:
         kind = {name: found[name] for name in ("loss", "mode", "dropout")}
         lengths = {row["seed"]: row["acceptance_length"] for row in rows if kind.items() <= row.items()}
         draft = "PARD" if found["mode"] == "pard" else f"PARD-2, {found['mode']}"
         dropout = "" if found["dropout"] is None else f"{found['dropout']:g}"
-        of_seeds = " | ".join(f"{lengths[seed]:.3f}" for seed in seeds)
-        mean = found["acceptance_length"]["mean"]
-        lines.append(f"| {found['loss']} | {draft} | {dropout} | {of_seeds} | {mean:.3f} |")
+        of_seeds = [*(lengths[seed] for seed in seeds), found["acceptance_length"]["mean"]]
+        lines.append([found["loss"], draft, dropout, *(f"{length:.3f}" for length in of_seeds)])
     about = result["conditions"][0]
-    options = about["options"]
-    note = (
-        f"{options['steps']} steps of {options['batch_size']} rows of {options['max_length']} tokens, K = "
-        f"{options['depths']}, one {about['devices'][0]}: `{LOSSES}.json`."
-    )
-    return "\n".join([*lines, "", note])
+    note = f"{_steps(about['options'])}, one {about['devices'][0]}: `{LOSSES}.json`."
+    titles = ["dropout of the features", *(f"seed {seed}" for seed in seeds), "mean"]
+    return markdown(["loss", "draft"], titles, lines, note)
 
 
 def pard2_table(result: dict[str, Any]) -> str:
     """A row a draft, mode and K; for each task how many tokens a step brings, beside PARD's with the same K."""
     rows = [row for row in result["rows"] if row["method"] in ("pard", "pard2")]
     tasks = list(dict.fromkeys((row["pair"], row["task"]) for row in rows))
-    lines = [
-        "| draft | K | " + " | ".join(f"{pair}, {task.removeprefix('demo:')}" for pair, task in tasks) + " |",
-        "|---|--:|" + "--:|" * len(tasks),
-    ]
+    lines = []
     kinds = sorted(
         {(row["num_speculative_tokens"], row["method"], row["mode"]) for row in rows},
         key=lambda kind: (kind[0], kind[1], kind[2] == "dependent"),
@@ -102,6 +90,14 @@ def pard2_table(result: dict[str, Any]) -> str:
             gain = f" ({length / of_pard - 1:+.0%})" if method == "pard2" and length and of_pard else ""
             cells.append(f"{length:.2f}{gain}" if length else "")
         name = "PARD" if method == "pard" else f"PARD-2, {mode}"
-        lines.append(f"| {name} | {k} | {' | '.join(cells)} |")
+        lines.append([name, k, *cells])
+    titles = ["K", *(f"{pair}, {task.removeprefix('demo:')}" for pair, task in tasks)]
     note = "Mean acceptance lengths, and PARD-2's gain on PARD with the same K: `pard2_cpu.json`."
-    return "\n".join([*lines, "", note])
+    return markdown(["draft"], titles, lines, note)
+
+
+def _steps(options: dict[str, Any]) -> str:
+    return (
+        f"{options['steps']} steps of {options['batch_size']} rows of {options['max_length']} tokens, K = "
+        f"{options['depths']}"
+    )
