@@ -25,21 +25,16 @@ STEP_COSTS_PARD2 = "step_costs_pard2_llama-3.1-8b_nvidia_h200"
 
 def host_work_table(rows: list[dict[str, Any]]) -> str:
     """Counts of `benchmarks/host_work.py`, a line for each method, mode and batch size."""
-    lines = [
-        "| method | mode | batch | host launches | torch operators | device-to-host copies |",
-        "|---|---|--:|--:|--:|--:|",
-    ]
+    lines = []
     for row in rows:
         launches, operators = (
             f"{row[name]} ({row[name] - row[f'{name}_of_the_forward']})"
             for name in ("host_launches", "torch_operators")
         )
-        lines.append(
-            f"| {row['method']} | {row['mode']} | {row['batch_size']} | {launches} | {operators} | "
-            f"{row['device_to_host_copies']} |"
-        )
+        lines.append([row["method"], row["mode"], row["batch_size"], launches, operators, row["device_to_host_copies"]])
     note = "Medians of the decode steps of a batch; in brackets what is left without the draft's forward."
-    return "\n".join([*lines, "", note])
+    titles = ["batch", "host launches", "torch operators", "device-to-host copies"]
+    return markdown(["method", "mode"], titles, lines, note)
 
 
 def trees_table(name: str) -> str:

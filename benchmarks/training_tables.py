@@ -13,19 +13,16 @@ def real_pair_table(result: dict[str, Any]) -> str:
     tasks = list(dict.fromkeys(row["task"] for row in rows if "training_seconds" in row))
     accepted = {(row["method"], row["task"]): row for row in rows if "training_seconds" in row}
     served = {row["method"]: row for row in rows if "tokens_per_second" in row and row["task"] == tasks[0]}
-    lines = [
-        "| draft | training, minutes | " + " | ".join(f"acceptance length, {task}" for task in tasks),
-        "|---|--:|" + "--:|" * len(tasks) + "--:|--:|",
-    ]
-    lines[0] += " | tokens/s | speed-up |"
+    lines = []
     for method in dict.fromkeys([*served, *(method for method, _ in accepted)]):
         of_tasks = [accepted.get((method, task)) for task in tasks]
-        lengths = " | ".join("" if row is None else f"{row['acceptance_length']:.2f}" for row in of_tasks)
+        lengths = ["" if row is None else f"{row['acceptance_length']:.2f}" for row in of_tasks]
         minutes = f"{of_tasks[0]['training_seconds'] / 60:.0f}" if of_tasks[0] is not None else ""
         speed = served.get(method)
-        speeds = f"{speed['tokens_per_second']:.1f} | **{speed['speed_up']:.2f}x**" if speed else " | "
-        lines.append(f"| {method} | {minutes} | {lengths} | {speeds} |")
-    return "\n".join(lines)
+        speeds = [f"{speed['tokens_per_second']:.1f}", f"**{speed['speed_up']:.2f}x**"] if speed else ["", ""]
+        lines.append([method, minutes, *lengths, *speeds])
+    titles = ["training, minutes", *(f"acceptance length, {task}" for task in tasks), "tokens/s", "speed-up"]
+    return markdown(["draft"], titles, lines)
 
 
 def cod_table(result: dict[str, Any]) -> str:
