@@ -23,28 +23,43 @@ from real_pair import rows_of_bench  # noqa: E402
 from vllm_pard.conditions import conditions  # noqa: E402
 
 METHODS = ("none", "pard:2", "pard:4", "pard:8", "pard+auto:8")
-CONCURRENCIES = (1, 4, 16, 32)
+LOADS = {(1, 4): 16, (16, 32): 6}  # requests at a time, and how many each of the users sends in a run
 
 
 def measure(pair: str, models: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each concurrency and method."""
-    rows = []
-    for concurrency in CONCURRENCIES:
-        result = given.work / f"{pair}_{concurrency}.json"
-        if not result.exists():
-            target, *draft = models
-            words = ["bench", target, *(word for each in draft for word in ("--draft", each))]
-            words += ["--methods", ",".join(METHODS), "--concurrency", str(concurrency), "--runs", str(given.runs)]
-            words += ["--prompts", str(given.prompts or "demo"), "--num-prompts", str(max(16, 2 * concurrency))]
-            words += ["--warmup", str(max(16, 2 * concurrency)), "--max-tokens", "128", "--dtype", "float32"]
-            words += ["--engine-args", '{"max_model_len": 512}', "--verify", "--json", str(result)]
-            print("$ vllm-pard", *words, flush=True)
-            subprocess.run([sys.executable, "-m", "vllm_pard.cli", *words], check=True, cwd=ROOT)
-        rows += [
-            {"pair": pair, "concurrency": concurrency} | row | {"ratio_to_none": row["speed_up"]}
-            for row in rows_of_bench(json.loads(result.read_text()), list(METHODS))
-        ]
-    return rows
+    return [
+        {"pair": pair, "concurrency": concurrency} | row | {"ratio_to_none": row["speed_up"]}
+        for concurrencies, each_sends in LOADS.items()
+        for concurrency, measured in _bench(pair, models, concurrencies, each_sends, given).items()
+        for row in rows_of_bench(measured, list(METHODS))
+    ]
+
+
+def _bench(
+    pair: str, models: list[str], concurrencies: tuple[int, ...], each_sends: int, given: argparse.Namespace
+) -> dict[int, dict[str, Any]]:
+    """What `vllm-pard bench` found, by concurrency."""
+    result = given.work / f"{pair}_{concurrencies[-1]}.json"
+    num_prompts = str(concurrencies[-1] * each_sends)
+    if not result.exists():
+        target, *draft = models
+        words = ["bench", target, *(word for each in draft for word in ("--draft", each))]
+        words += ["--methods", ",".join(METHODS), "--concurrency", ",".join(map(str, concurrencies))]
+        words += ["--prompts", str(given.prompts or "demo"), "--num-prompts", num_prompts]
+        words += ["--requests-per-user", str(each_sends), "--warmup", num_prompts, "--runs", str(given.runs)]
+        words += ["--max-tokens", str(given.max_tokens), "--dtype", "float32"]
+        words += ["--engine-args", '{"max_model_len": 512}', "--verify", "--json", str(result)]
+        print("$ vllm-pard", *words, flush=True)
+        subprocess.run([sys.executable, "-m", "vllm_pard.cli", *words], check=True, cwd=ROOT)
+    found = json.loads(result.read_text())
+    return {
+        concurrency: {
+            part: [each for each in found[part] if each["concurrency"] == concurrency]
+            for part in ("results", "verification")
+        }
+        for concurrency in concurrencies
+    }
 
 
 def verdict(rows: list[dict[str, Any]]) -> list[str]:
@@ -66,7 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", nargs=3, action="append", default=[], metavar=("NAME", "TARGET", "DRAFT"))
     parser.add_argument("--prompts", type=Path, help="for the pairs that are given; left out, the demo's")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--work", type=Path, default=Path("runs/never_slower"))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -77,7 +93,7 @@ def main() -> None:
     if given.json is not None:
         before = json.loads(given.json.read_text())["rows"] if given.json.exists() else []
         kept = [row for row in before if row["pair"] not in dict(pairs)]
-        about = conditions() | {"runs": given.runs}
+        about = conditions() | {"runs": given.runs, "max_tokens": given.max_tokens}
         given.json.write_text(json.dumps({"conditions": about, "rows": kept + rows}, indent=2) + "\n")
 
 

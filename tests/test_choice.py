@@ -50,7 +50,7 @@ def serve(
         took = cost(batch_size, k) * (1 + noise * abs(rng.gauss(0, 1)))
         tokens += 1 + sum(accepted) / batch_size
         seconds += took
-        choice.observe_step(batch_size, k, took)
+        choice.observe_step(batch_size, k, took, batch_size + sum(accepted))
         if k:
             choice.observe_drafts(k, accepted)
     return tokens / seconds
@@ -140,7 +140,7 @@ def test_both_ends_are_tried_before_anything_is_believed() -> None:
     seen = []
     for _ in range(6):
         seen.append(choice.choose(1))
-        choice.observe_step(1, seen[-1], 0.01)
+        choice.observe_step(1, seen[-1], 0.01, 1)
     assert seen == [K] * 3 + [0] * 3
 
 

@@ -3,8 +3,9 @@
 A step with k drafts takes c(k) and yields L(k) = 1 + a_1 + ... + a_k tokens of a request, a_i being the share of drafts
 whose token i is accepted. Costs are those of this batch size on this machine, acceptance is that of the newest drafts;
 both are taken from steps that were made anyway. What can't be seen from the present choice, the acceptance of tokens
-that are not drafted and the cost of steps that are not made, is probed now and then, for no more than a small share of
-the time. No choice looks at the tokens of the step that it is for, so sampling stays exact.
+that are not drafted and the cost of steps that are not made, is probed now and then: what a probe and its aftermath
+have lost is a debt, and the next one waits until a small share of the time has paid it. No choice looks at the tokens
+of the step that it is for, so sampling stays exact.
 """
 
 from collections import defaultdict, deque
@@ -23,9 +24,12 @@ class ChoiceLimits:
     num_drafts: float = 400.0  # older ones count for less: e times less after as many
     num_costs: int = 25  # steps of a kind that are remembered; their median counts
     num_steps: int = 5  # of a probe; fewer say nothing of a cost
+    num_tries: int = 50  # steps after which a probe that had no such steps gives up
     gain: float = 1.03  # that another choice must promise
+    gain_of_none: float = 1.01  # the same, where it is to draft nothing
     probe_share: float = 0.005  # of the time that probes may lose
     min_probe_interval: int = 100  # steps between two probes
+    stall: float = 10.0  # times its usual length is the most that a step counts as lost
 
 
 @dataclass
@@ -34,6 +38,7 @@ class _Probe:
 
     k: int
     num_left: int
+    num_tries: int
 
 
 class _Batch:
@@ -43,7 +48,9 @@ class _Batch:
         self.k = k  # the present choice
         self.costs: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
         self.probe: _Probe | None = None
-        self.num_steps_until_probe = 0.0
+        self.num_steps_since_probe = 0
+        self.debt = 0.0  # seconds that probes have lost
+        self.is_settled = False  # the first probes are over; these are for nothing
         self._limits = limits
 
     def is_measured(self, k: int) -> bool:
@@ -84,16 +91,21 @@ class LengthChoice:
         self._change(batch)
         return batch.k
 
-    def observe_step(self, batch_size: int, k: int, seconds: float) -> None:
-        """A decode step of so many requests that drafted k tokens and verified k took so long."""
+    def observe_step(self, batch_size: int, k: int | None, seconds: float, num_tokens: int) -> None:
+        """A decode step of so many requests took so long and yielded so many tokens.
+
+        k: how many tokens it drafted, and verified, of each; None if they differ, as after a change.
+        """
         batch = self._batch(batch_size)
-        batch.costs[k].append(seconds)
-        batch.num_steps_until_probe -= 1
-        if batch.probe is not None and batch.probe.k == k:
-            batch.probe.num_left -= 1
-            if batch.probe.num_left <= 0:
-                batch.probe = None
-                batch.num_steps_until_probe = self._probe_interval(batch)
+        if k is not None:
+            batch.costs[k].append(seconds)
+        self._settle(batch, k, seconds, num_tokens / batch_size)
+        batch.num_steps_since_probe += 1
+        if batch.probe is not None:
+            batch.probe.num_left -= batch.probe.k == k
+            batch.probe.num_tries -= 1
+            if min(batch.probe.num_left, batch.probe.num_tries) <= 0:
+                batch.probe, batch.num_steps_since_probe = None, 0
 
     def observe_drafts(self, k: int, num_accepted: Iterable[int]) -> None:
         """Of drafts of k tokens each, so many were accepted."""
@@ -122,17 +134,19 @@ class LengthChoice:
         if not speeds:
             return
         best = max(speeds, key=lambda k: speeds[k])
-        if speeds[best] > self.limits.gain * speeds.get(batch.k, 0.0):
+        gain = self.limits.gain if best else self.limits.gain_of_none
+        if speeds[best] > gain * speeds.get(batch.k, 0.0):
             batch.k = best
 
     def _next_probe(self, batch: _Batch) -> _Probe | None:
         """Some first; later more tokens again, since acceptance changes, or none, since costs do."""
-        for k in self._tried_first:
-            if not batch.is_measured(k):
-                return _Probe(k, self.limits.num_steps)
-        if batch.num_steps_until_probe > 0:
+        if batch.debt > 0.0:
             return None
-        return _Probe(self._other(batch.k), self.limits.num_steps)
+        unknown = next((k for k in self._tried_first if not batch.is_measured(k)), None)
+        if unknown is None and batch.num_steps_since_probe < self.limits.min_probe_interval:
+            return None
+        k = self._other(batch.k) if unknown is None else unknown
+        return _Probe(k, self.limits.num_steps, self.limits.num_tries)
 
     def _other(self, k: int) -> int:
         """What to look at beside k: from nothing a little, since the first tokens tell whether more may be worth it."""
@@ -140,17 +154,15 @@ class LengthChoice:
             return 0
         return min(self.lengths[1:], key=lambda other: abs(other - self.max_k / 4)) if k == 0 else self.max_k
 
-    def _probe_interval(self, batch: _Batch) -> float:
-        """Steps until the next one, so that both kinds of probe lose no more than their share of the time."""
-        now = self._speed(batch, batch.k)
-        if now is None:
-            return 0.0
-        other = self._other(batch.k)
-        probed, cost, cost_now = self._speed(batch, other), batch.cost(other), batch.cost(batch.k)
-        if probed is None or cost is None or cost_now is None:
-            return 0.0
-        lost = self.limits.num_steps * cost * max(0.0, 1.0 - probed / now)
-        return max(self.limits.min_probe_interval, lost / (self.limits.probe_share * cost_now))
+    def _settle(self, batch: _Batch, k: int | None, seconds: float, num_tokens: float) -> None:
+        """Steps of the present choice pay; others owe what they took beyond what it takes for a request's tokens."""
+        now, cost_now = self._speed(batch, batch.k), batch.cost(batch.k)
+        if k == batch.k:
+            if not batch.is_settled and all(map(batch.is_measured, self._tried_first)):
+                batch.is_settled, batch.debt = True, 0.0
+            batch.debt = max(0.0, batch.debt - self.limits.probe_share * seconds)
+        elif now is not None and cost_now is not None:
+            batch.debt += min(seconds, self.limits.stall * cost_now) - num_tokens / now
 
     def _batch(self, batch_size: int) -> _Batch:
         """Of batch sizes 1, 2, 3 to 4, 5 to 8 and so on; a new one begins with its neighbour's choice."""
@@ -174,11 +186,12 @@ class TreeChoice(LengthChoice):
         self._last_seen = dict.fromkeys(self.lengths, 0)  # in which step
         self._num_steps = 0
 
-    def observe_step(self, batch_size: int, k: int, seconds: float) -> None:
-        """A decode step of so many requests that drafted trees and verified k nodes of each took so long."""
+    def observe_step(self, batch_size: int, k: int | None, seconds: float, num_tokens: int) -> None:
+        """The same; k is the number of nodes."""
         self._num_steps += 1
-        self._last_seen[k] = self._num_steps
-        super().observe_step(batch_size, k, seconds)
+        if k is not None:
+            self._last_seen[k] = self._num_steps
+        super().observe_step(batch_size, k, seconds, num_tokens)
 
     def observe_drafts(self, k: int, num_accepted: Iterable[int]) -> None:
         """Of trees cut to k nodes each, paths of so many were accepted."""

@@ -36,7 +36,7 @@ class FakeScheduler:
         spec = SimpleNamespace(lengths=range(5), runner=runner, tree_depth=tree_depth)
         self.vllm_config = SimpleNamespace(speculative_config=spec)
         self.requests: dict[str, Any] = {}
-        self.dynamic_sd_lookup: list[int] | None = None
+        self.dynamic_sd_lookup: list[int] = []
 
     @property
     def running(self) -> list[Any]:
@@ -50,12 +50,12 @@ class FakeScheduler:
         return SimpleNamespace(
             num_scheduled_tokens={name: 1 + len(drafts.get(name, ())) for name in self.requests},
             scheduled_spec_decode_tokens=drafts,
+            num_spec_tokens_to_schedule=self.dynamic_sd_lookup[0],
         )
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> None:
-        assert self.dynamic_sd_lookup is not None
         for request in self.running:
-            request.spec_token_ids = [7] * self.dynamic_sd_lookup[1]
+            request.spec_token_ids = [7] * scheduler_output.num_spec_tokens_to_schedule
 
 
 class Scheduler(ChoosesLength, FakeScheduler):
@@ -72,8 +72,8 @@ class Choice(LengthChoice):
     def choose(self, batch_size: int) -> int:
         return self.ks.pop(0)
 
-    def observe_step(self, batch_size: int, k: int, seconds: float) -> None:
-        self.steps.append((batch_size, k, seconds))
+    def observe_step(self, batch_size: int, k: int | None, seconds: float, num_tokens: int) -> None:
+        self.steps.append((batch_size, k, seconds, num_tokens))
 
     def observe_drafts(self, k: int, num_accepted: Any) -> None:
         self.drafts.append((k, list(num_accepted)))
@@ -99,12 +99,15 @@ def test_trees_are_chosen_by_what_trees_yield() -> None:
     assert type(Scheduler("v2", tree_depth=8).choice) is TreeChoice
 
 
-def test_a_step_is_seen_where_the_one_before_was_alike() -> None:
+def test_a_step_is_of_a_kind_if_it_drafts_what_it_verifies() -> None:
     scheduler, choice = Scheduler("v2"), Choice(4, 4, 4, 2, 2, 2, 0, 0, 0)
     scheduler.add("a", "b")
     found = run_steps(scheduler, choice, num_accepted=1)
     assert [of_step["a"] for of_step in found] == [0, 4, 4, 4, 2, 2, 2, 0, 0]
-    assert choice.steps == [(2, 4, 1), (2, 4, 1), (2, 2, 1), (2, 2, 1), (2, 0, 1)]
+    assert (
+        choice.steps
+        == [(2, 4, 1, 4)] * 2 + [(2, None, 1, 4)] + [(2, 2, 1, 4)] * 2 + [(2, None, 1, 4)] + [(2, 0, 1, 2)] * 2
+    )
     assert choice.drafts == [(4, [1])] * 6 + [(2, [1])] * 6
 
 
@@ -112,7 +115,6 @@ def test_on_v1_drafts_are_cut() -> None:
     scheduler, choice = Scheduler("v1"), Choice(4, 4, 1, 1)
     scheduler.add("a")
     assert [of_step["a"] for of_step in run_steps(scheduler, choice)] == [0, 4, 1, 1]
-    assert scheduler.dynamic_sd_lookup is not None
     assert set(scheduler.dynamic_sd_lookup) == {4}, "the draft makes all of them"
 
 
@@ -130,6 +132,21 @@ def test_on_v1_who_was_there_without_drafts_has_none_again() -> None:
     assert run_steps(scheduler, Choice(3, 3))[-1] == {"a": 3, "b": 3}
 
 
+def test_on_v1_drafts_that_no_request_can_use_are_not_made() -> None:
+    scheduler = Scheduler("v1")
+    scheduler.add("a")
+    run_steps(scheduler, Choice(3, 0))
+    alone = Choice(3, 3, 3)
+    run_steps(scheduler, alone)
+    assert set(scheduler.dynamic_sd_lookup) == {0}
+    assert [step[:2] for step in alone.steps] == [(1, 0)] * 3, "steps without drafts, at their cost"
+    scheduler.add("b")
+    beside = Choice(3, 3, 3)
+    assert run_steps(scheduler, beside)[-1] == {"a": 0, "b": 3}
+    assert set(scheduler.dynamic_sd_lookup) == {4}
+    assert [step[1] for step in beside.steps] == [None] * 2, "of no kind"
+
+
 def test_newcomers_and_prompts_are_no_step_of_a_kind() -> None:
     scheduler, choice = Scheduler("v2"), Choice(4, 4)
     scheduler.add("a")
@@ -137,4 +154,4 @@ def test_newcomers_and_prompts_are_no_step_of_a_kind() -> None:
     scheduler.add("b")
     again = Choice(4, 4, 4)
     run_steps(scheduler, again)
-    assert again.steps == [(2, 4, 1)], "in the first of three one had no drafts, and the second comes after it"
+    assert again.steps == [(2, 4, 1, 2)] * 2, "the first of three came after who knows what"

@@ -18,9 +18,14 @@ def fake_bench(tokens_per_second: Callable[[int, str], int]) -> Callable[..., No
         asked = command[command.index("bench") :]
         doc_parse.check_vllm_pard(asked)
         labels = asked[asked.index("--methods") + 1].split(",")
+        concurrencies = (
+            map(int, asked[asked.index("--concurrency") + 1].split(",")) if "--concurrency" in asked else [1]
+        )
+        cells = [(concurrency, *cell) for concurrency in concurrencies for cell in enumerate(labels)]
         results = [
             {
                 "method": label,
+                "concurrency": concurrency,
                 "runs": [
                     {
                         "num_tokens": tokens_per_second(place, label),
@@ -29,9 +34,13 @@ def fake_bench(tokens_per_second: Callable[[int, str], int]) -> Callable[..., No
                     }
                 ],
             }
-            for place, label in enumerate(labels)
+            for concurrency, place, label in cells
         ]
-        checks = [{"label": label, "num_requests": 16, "num_equal": 16} for label in labels[1:]]
+        checks = [
+            {"label": label, "concurrency": concurrency, "num_requests": 16, "num_equal": 16}
+            for concurrency, place, label in cells
+            if place
+        ]
         Path(asked[asked.index("--json") + 1]).write_text(json.dumps({"results": results, "verification": checks}))
 
     return run

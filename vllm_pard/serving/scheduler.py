@@ -4,6 +4,7 @@ It sees what the choice needs: when each step's output came, how many drafts it 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,11 +16,13 @@ Base: Any = Any if TYPE_CHECKING else object
 SCHEDULER_CLS = "vllm_pard.serving.scheduler.make_scheduler"
 
 
+MOST = 0.75  # of a step's requests make it a step of their kind
+
+
 class Step(NamedTuple):
     """A step whose output has come."""
 
     requests: frozenset[str]
-    k: int | None  # drafts that each of them verified; None where they differ, or prompts were read
     came: float
 
 
@@ -39,11 +42,9 @@ class ChoosesLength(Base):
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Choose for this step, and let vLLM schedule it."""
         k = self.choice.choose(max(len(self.running), 1))
-        # On V1 drafts are always as many as the draft was planned for, or none.
-        drafted = self.num_spec_tokens if self._truncates and k > 0 else k
-        self.dynamic_sd_lookup = [drafted] * (self.max_num_running_reqs + 1)
         if self._truncates:
-            self._truncate(k)
+            k = self._truncate(k)
+        self.dynamic_sd_lookup = [self._num_drafted(k)] * (self.max_num_running_reqs + 1)
         output = super().schedule(*args, **kwargs)
         if self._truncates and k == 0:
             self._blind |= output.num_scheduled_tokens.keys()
@@ -54,30 +55,43 @@ class ChoosesLength(Base):
         self._observe(scheduler_output, model_runner_output)
         return super().update_from_output(scheduler_output, model_runner_output)
 
-    def _truncate(self, k: int) -> None:
-        """Verify the first k drafts of those that the step before has made, none of a draft that has missed tokens."""
+    def _num_drafted(self, k: int) -> int:
+        """On V1 drafts are always as many as the draft was planned for, or none."""
+        return self.num_spec_tokens if self._truncates and k > 0 else k
+
+    def _truncate(self, k: int) -> int:
+        """Verify the first k drafts of those that the step before has made, none of a draft that has missed tokens.
+
+        What is left of k: drafts that no request can use are not made.
+        """
         self._blind &= self.requests.keys()
         for request in self.running:
             if request.spec_token_ids:
                 request.spec_token_ids = request.spec_token_ids[: 0 if request.request_id in self._blind else k]
+        return 0 if self.requests and self._blind.issuperset(self.requests) else k
 
     def _observe(self, scheduler_output: Any, model_runner_output: Any) -> None:
         scheduled, drafts = scheduler_output.num_scheduled_tokens, scheduler_output.scheduled_spec_decode_tokens
         if not scheduled:
             return
-        now, requests = self.clock(), frozenset(scheduled)
-        numbers = {len(drafts.get(request, ())) for request in scheduled}
-        is_decode = all(number == 1 + len(drafts.get(request, ())) for request, number in scheduled.items())
-        k = numbers.pop() if is_decode and len(numbers) == 1 else None
-        last, self._last = self._last, Step(requests, k, now)
         sampled, places = model_runner_output.sampled_token_ids, model_runner_output.req_id_to_index
-        accepted = [len(sampled[places[request]]) - 1 for request in drafts if request in places]
-        for request, number in zip(drafts, accepted, strict=False):
-            if number >= 0 and request not in self._blind:
-                self.choice.observe_drafts(len(drafts[request]), [number])
-        # The step before has drafted as many, and nothing else took the time since.
-        if k is not None and last is not None and last.k == k and requests <= last.requests:
-            self.choice.observe_step(len(requests), k, now - last.came)
+        yields = {request: len(sampled[places[request]]) for request in scheduled if request in places}
+        for request in drafts:
+            if yields.get(request) and request not in self._blind:
+                self.choice.observe_drafts(len(drafts[request]), [yields[request] - 1])
+        last, self._last = self._last, Step(frozenset(scheduled), self.clock())
+        is_decode = all(number == 1 + len(drafts.get(request, ())) for request, number in scheduled.items())
+        if is_decode and last is not None and last.requests.issuperset(scheduled):  # nothing was waited for
+            seconds, k = self._last.came - last.came, self._kind(scheduler_output)
+            self.choice.observe_step(len(scheduled), k, seconds, sum(yields.values()))
+
+    def _kind(self, scheduler_output: Any) -> int | None:
+        """k if a step drafted so many tokens and verified as many of nearly every request, else None."""
+        scheduled, drafts = scheduler_output.num_scheduled_tokens, scheduler_output.scheduled_spec_decode_tokens
+        numbers = Counter(len(drafts.get(request, ())) for request in scheduled)
+        k = max(numbers)
+        is_steady = scheduler_output.num_spec_tokens_to_schedule == self._num_drafted(k)
+        return k if is_steady and numbers[k] >= MOST * len(scheduled) else None
 
 
 def make_scheduler(*, vllm_config: Any, **kwargs: Any) -> Any:

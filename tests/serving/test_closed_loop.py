@@ -1,0 +1,40 @@
+"""Chosen lengths where requests come and go, beside fixed ones: never slower than none, and near the best."""
+
+import pytest
+from closed_loop import Fixed, tokens_per_second
+
+from vllm_pard.choice import LengthChoice
+
+K = 8
+
+
+def two_cores(num_requests: int, num_rows: int, num_drafted: int) -> float:
+    """With eight drafts 1.5, 2.8 and 5.7 plain steps at 1, 4 and 16 requests: the 291M pair's in float32."""
+    return 0.05 + 0.0025 * num_rows + (0.007 * num_requests if num_drafted else 0.0)
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+@pytest.mark.parametrize(
+    ("num_users", "num_tokens", "acceptance"),
+    [(1, 40, 0.1), (1, 300, 0.7), (4, 40, 0.4), (4, 300, 0.7), (16, 40, 0.9), (16, 300, 0.4)],
+)
+def test_never_slower_where_requests_come_and_go(
+    runner: str, num_users: int, num_tokens: int, acceptance: float
+) -> None:
+    """On V1 a step without drafts leaves requests that can have none again, and probes see few that can."""
+
+    def speed(choice: LengthChoice) -> float:
+        return tokens_per_second(
+            runner,
+            choice,
+            two_cores,
+            acceptance,
+            max_k=K,
+            num_users=num_users,
+            num_tokens=num_tokens,
+            num_steps=2000,
+        )
+
+    chosen, fixed = speed(LengthChoice(range(K + 1))), {k: speed(Fixed(k)) for k in (0, 2, 4, K)}
+    assert chosen > 0.98 * fixed[0]
+    assert chosen > 0.95 * max(fixed.values())
