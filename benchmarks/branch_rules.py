@@ -18,14 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drafted_answers import answer, draft_logits
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
 from trees import Loaded, Question, run
 
 DEPTHS, BRANCHES, TEMPERATURES = (1, 2, 4, 8), (1, 2, 4, 8), (1.0, 0.7)
-ROWS_AT_ONCE = 32
 
 
 def descent(p: Tensor, q: Tensor, branches: int) -> Tensor:
@@ -54,39 +51,17 @@ def _normalised(weights: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def distributions(
-    target: PreTrainedModel,
-    draft: PreTrainedModel,
-    prompt: list[int],
-    mask_token_id: int,
-    temperature: float,
-    length: int,
-) -> tuple[Tensor, Tensor]:
+def distributions(loaded: Loaded, prompt: list[int], temperature: float, length: int) -> tuple[Tensor, Tensor]:
     """An answer is sampled; the target's distributions of its tokens, and at each the draft's of the tokens from it on.
 
     Returns:
         p: [N, V] float64.
         q: [N, DEPTHS, V] float64; depth d of row n is of the token n + d.
     """
-    given = torch.tensor([prompt])
-    sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    tokens: Tensor = target.generate(
-        given, attention_mask=given.new_ones(given.shape), max_new_tokens=length, **sampling
-    )
-    tokens = tokens[0]
-    logits = target(tokens[None, :-1]).logits[0, len(prompt) - 1 :]
-    rows = [pad(tokens[:end], (0, DEPTHS[-1] - 1), value=mask_token_id) for end in range(len(prompt), len(tokens))]
-    drafted = [_of_the_masks(draft, rows[i : i + ROWS_AT_ONCE]) for i in range(0, len(rows), ROWS_AT_ONCE)]
-    return _probs(logits, temperature), _probs(torch.cat(drafted), temperature)
-
-
-def _of_the_masks(draft: PreTrainedModel, rows: list[Tensor]) -> Tensor:
-    """Logits of the last real token and the mask tokens after it. [rows, DEPTHS, V]"""
-    tokens = pad_sequence(rows, batch_first=True, padding_side="left")
-    is_real = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
-    positions = (is_real.cumsum(-1) - 1).clamp(min=0)
-    logits: Tensor = draft(tokens, attention_mask=is_real, position_ids=positions).logits
-    return logits[:, -DEPTHS[-1] :]
+    tokens = answer(loaded.target, prompt, temperature, length)
+    logits = loaded.target(tokens[None, :-1]).logits[0, len(prompt) - 1 :]
+    drafted = draft_logits(loaded, tokens, len(prompt), DEPTHS[-1])
+    return _probs(logits, temperature), _probs(drafted, temperature)
 
 
 def _probs(logits: Tensor, temperature: float) -> Tensor:
@@ -96,14 +71,10 @@ def _probs(logits: Tensor, temperature: float) -> Tensor:
 def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each temperature, depth and number of branches."""
     loaded = Loaded.of(question, given.num_prompts, wanted="independent")
-    mask_token_id = loaded.drafting.checkpoint.mask_token_id
     for temperature in TEMPERATURES:
         torch.manual_seed(0)
         generator = torch.Generator().manual_seed(0)
-        found = [
-            distributions(loaded.target, loaded.draft, prompt, mask_token_id, temperature, given.max_tokens)
-            for prompt in loaded.prompts
-        ]
+        found = [distributions(loaded, prompt, temperature, given.max_tokens) for prompt in loaded.prompts]
         for depth in DEPTHS:
             p = torch.cat([p[depth - 1 :] for p, _ in found])
             q = torch.cat([q[: len(q) - depth + 1, depth - 1] for _, q in found])

@@ -27,6 +27,7 @@ from pard_kernels import (
     CacheLayout,
     DraftTree,
     FeatureRows,
+    History,
     accept_tree_path,
     add_target_features,
     build_draft_tree,
@@ -142,6 +143,7 @@ def tree(chip: Chip, *, num_drafts: int, num_candidates: int, num_nodes: int) ->
         candidate_ids=empty_int64(shape),
         candidate_logprobs=empty(shape),
         num_nodes=num_nodes,
+        history=History(empty_int32(NUM_REQUESTS, 4096), empty_int32(NUM_REQUESTS)),
         out=DraftTree.empty(NUM_REQUESTS, num_nodes, "meta"),
         request_slots=empty_int64(NUM_REQUESTS),
     )

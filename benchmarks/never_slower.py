@@ -23,14 +23,14 @@ from real_pair import rows_of_bench  # noqa: E402
 from vllm_pard.conditions import conditions  # noqa: E402
 
 METHODS = ("none", "pard:2", "pard:4", "pard:8", "pard+auto:8")
-LOADS = {(1, 4): 16, (16, 32): 6}  # requests at a time, and how many each of the users sends in a run
+LOADS = {(1, 4): 16, (16, 32): 6}  # requests at a time, and how many each user sends in a run
 
 
 def measure(pair: str, models: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each concurrency and method."""
     return [
         {"pair": pair, "concurrency": concurrency} | row | {"ratio_to_none": row["speed_up"]}
-        for concurrencies, each_sends in LOADS.items()
+        for concurrencies, each_sends in zip(LOADS, given.requests, strict=True)
         for concurrency, measured in _bench(pair, models, concurrencies, each_sends, given).items()
         for row in rows_of_bench(measured, list(METHODS))
     ]
@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, help="for the pairs that are given; left out, the demo's")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--requests", type=int, nargs=len(LOADS), default=LOADS.values(), help="of a user, a run")
     parser.add_argument("--work", type=Path, default=Path("runs/never_slower"))
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load, markdown, methods_table
+from drafting_tables import branch_rules_table, never_slower_table, tree_builders_table, trees_table
 from training_tables import LOSSES, cod_table, losses_table, pard2_table, real_pair_table
 
 from vllm_pard.bench.pictures import Picture, pictures
@@ -35,48 +36,6 @@ def host_work_table(rows: list[dict[str, Any]]) -> str:
     note = "Medians of the decode steps of a batch; in brackets what is left without the draft's forward."
     titles = ["batch", "host launches", "torch operators", "device-to-host copies"]
     return markdown(["method", "mode"], titles, lines, note)
-
-
-def trees_table(name: str) -> str:
-    """Acceptance lengths of `benchmarks/trees.py`: a line a chain or tree, a column a task and temperature."""
-    result = load(name)
-    rows = result["rows"]
-    columns = list(dict.fromkeys((row["pair"], row["task"], row["temperature"]) for row in rows))
-    titles = [
-        f"{pair}, {task.removeprefix('demo:')}, {'greedy' if t == 0 else f'T = {t:g}'}" for pair, task, t in columns
-    ]
-    lines = []
-    for method, k, nodes in dict.fromkeys((row["method"], row["num_speculative_tokens"], row["nodes"]) for row in rows):
-        cells = {
-            (row["pair"], row["task"], row["temperature"]): f"{row['acceptance_length']:.2f}"
-            for row in rows
-            if (row["method"], row["num_speculative_tokens"], row["nodes"]) == (method, k, nodes)
-        }
-        drafts = f"chain, K = {k}" if method == "chain" else f"tree of {nodes} nodes, K = {k}"
-        lines.append([drafts, *(cells[column] for column in columns)])
-    about = result["conditions"]
-    note = (
-        f"Mean acceptance lengths over {about['num_prompts']} prompts, up to {about['max_tokens']} tokens: "
-        f"`{name}.json`."
-    )
-    return markdown(["drafts"], titles, lines, note)
-
-
-def branch_rules_table(result: dict[str, Any]) -> str:
-    """Chances of `benchmarks/branch_rules.py`: a line a task, temperature and depth, a column a number of drafts."""
-    rows = result["rows"]
-    numbers = list(dict.fromkeys(row["branches"] for row in rows))
-    lines = []
-    for task, temperature, depth in dict.fromkeys((row["task"], row["temperature"], row["depth"]) for row in rows):
-        cells = [
-            f"{row['descent']:.1%} / {row['without_replacement']:.1%}"
-            for row in rows
-            if (row["task"], row["temperature"], row["depth"]) == (task, temperature, depth)
-        ]
-        name = f"{task.removeprefix('demo:')}, T = {temperature:g}"
-        lines.append([name, depth, *cells])
-    titles = ["depth", *(f"{number} draft{'s' * (number > 1)}" for number in numbers)]
-    return markdown(["task"], titles, lines, "Descent / draws without replacement: `branch_rules_cpu.json`.")
 
 
 def step_costs_table(name: str) -> str:
@@ -113,6 +72,8 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     "trees": lambda: trees_table("trees_cpu"),
     "trees_real_pair": lambda: trees_table("trees_real_pair_cpu"),
     "branch_rules": lambda: branch_rules_table(load("branch_rules_cpu")),
+    "tree_builders": lambda: tree_builders_table("tree_builders_cpu"),
+    "never_slower": lambda: never_slower_table(load("never_slower_cpu")),
     "step_costs": lambda: step_costs_table(STEP_COSTS),
     "step_costs_pard2": lambda: step_costs_table(STEP_COSTS_PARD2),
     "real_pair": lambda: real_pair_table(load("real_pair_cpu")),

@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
+from math import log2
 from statistics import median
 
 __all__ = ["ChoiceLimits", "LengthChoice", "TreeChoice"]
@@ -22,11 +23,11 @@ class ChoiceLimits:
     """How fast a choice follows, and what looking for a better one may cost."""
 
     num_drafts: float = 400.0  # older ones count for less: e times less after as many
+    prior: float = 5.0  # drafts that say of a token that it is accepted like the one before
     num_costs: int = 25  # steps of a kind that are remembered; their median counts
     num_steps: int = 5  # of a probe; fewer say nothing of a cost
     num_tries: int = 50  # steps after which a probe that had no such steps gives up
     gain: float = 1.03  # that another choice must promise
-    gain_of_none: float = 1.01  # the same, where it is to draft nothing
     probe_share: float = 0.005  # of the time that probes may lose
     min_probe_interval: int = 100  # steps between two probes
     stall: float = 10.0  # times its usual length is the most that a step counts as lost
@@ -48,23 +49,17 @@ class _Batch:
         self.k = k  # the present choice
         self.costs: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
         self.probe: _Probe | None = None
+        self.num_steps = 0
         self.num_steps_since_probe = 0
+        self.last_seen: dict[int, int] = {}  # of a k, in which step
         self.debt = 0.0  # seconds that probes have lost
         self.is_settled = False  # the first probes are over; these are for nothing
+        self.has_given_up = False  # a probe without steps of its kind
         self._limits = limits
 
-    def is_measured(self, k: int) -> bool:
-        return len(self.costs[k]) >= self._limits.num_steps
-
     def cost(self, k: int) -> float | None:
-        """Seconds of a step, between two measured ones in proportion to its rows; None beyond them."""
-        measured = sorted(k for k in tuple(self.costs) if self.is_measured(k))
-        low = max((m for m in measured if m <= k), default=None)
-        high = min((m for m in measured if m >= k), default=None)
-        if low is None or high is None:
-            return None
-        at_low, at_high = median(self.costs[low]), median(self.costs[high])
-        return at_low if low == high else at_low + (at_high - at_low) * (k - low) / (high - low)
+        """Seconds of a step; None where there were too few."""
+        return median(self.costs[k]) if len(self.costs[k]) >= self._limits.num_steps else None
 
 
 class LengthChoice:
@@ -73,13 +68,8 @@ class LengthChoice:
     def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
         self.lengths, self.max_k, self.limits = sorted(lengths), max(lengths), limits or ChoiceLimits()
         self._batches: dict[int, _Batch] = {}
-        self._num_drafts = [0.0] * self.max_k  # that had a token i, and of these, those in which it was accepted
-        self._num_accepted = [0.0] * self.max_k
-
-    @property
-    def _tried_first(self) -> Collection[int]:
-        """Both ends: what lies between follows from them."""
-        return self.max_k, 0
+        self._num_tried = [0.0] * self.max_k  # drafts that were accepted up to a token i, which was there
+        self._num_accepted = [0.0] * self.max_k  # those of them in which it was accepted too
 
     def choose(self, batch_size: int) -> int:
         """k of a step of so many requests."""
@@ -97,33 +87,39 @@ class LengthChoice:
         k: how many tokens it drafted, and verified, of each; None if they differ, as after a change.
         """
         batch = self._batch(batch_size)
+        batch.num_steps += 1
         if k is not None:
             batch.costs[k].append(seconds)
+            batch.last_seen[k] = batch.num_steps
         self._settle(batch, k, seconds, num_tokens / batch_size)
         batch.num_steps_since_probe += 1
         if batch.probe is not None:
             batch.probe.num_left -= batch.probe.k == k
             batch.probe.num_tries -= 1
             if min(batch.probe.num_left, batch.probe.num_tries) <= 0:
+                batch.has_given_up |= batch.probe.num_left > 0
                 batch.probe, batch.num_steps_since_probe = None, 0
 
     def observe_drafts(self, k: int, num_accepted: Iterable[int]) -> None:
         """Of drafts of k tokens each, so many were accepted."""
+        old = 1.0 - 1.0 / self.limits.num_drafts
         for number in num_accepted:
-            for position in range(k):
-                old = 1.0 - 1.0 / self.limits.num_drafts
-                self._num_drafts[position] = self._num_drafts[position] * old + 1.0
+            for position in range(min(number + 1, k)):
+                self._num_tried[position] = self._num_tried[position] * old + 1.0
                 self._num_accepted[position] = self._num_accepted[position] * old + (number > position)
 
     def length(self, k: int) -> float:
         """L(k): tokens of a step."""
-        # A token is accepted after those before it alone, whatever an older probe has seen of it.
-        shares = accumulate((self._share(position) for position in range(k)), min)
-        return 1.0 + sum(shares)
+        return 1.0 + sum(accumulate(self._chances()[:k], lambda before, chance: before * chance))
 
-    def _share(self, position: int) -> float:
-        tried = self._num_drafts[position]
-        return self._num_accepted[position] / tried if tried else 1.0
+    def _chances(self) -> list[float]:
+        """How likely each token is accepted after those before it; while that is hardly known, like the one before."""
+        chances, before, weight = [], 1.0, 0.0
+        for tried, accepted in zip(self._num_tried, self._num_accepted, strict=True):
+            before = (accepted + weight * before) / (tried + weight) if tried + weight else 1.0
+            weight = self.limits.prior
+            chances.append(before)
+        return chances
 
     def _speed(self, batch: _Batch, k: int) -> float | None:
         cost = batch.cost(k)
@@ -134,39 +130,43 @@ class LengthChoice:
         if not speeds:
             return
         best = max(speeds, key=lambda k: speeds[k])
-        gain = self.limits.gain if best else self.limits.gain_of_none
-        if speeds[best] > gain * speeds.get(batch.k, 0.0):
+        if batch.k == 0 and batch.debt > 0.0 and batch.is_settled:
+            return  # to begin again costs as a probe does
+        if speeds[best] > self.limits.gain * speeds.get(batch.k, 0.0):
             batch.k = best
 
     def _next_probe(self, batch: _Batch) -> _Probe | None:
-        """Some first; later more tokens again, since acceptance changes, or none, since costs do."""
-        if batch.debt > 0.0:
+        """The most first, and each of the others; later one of them again, since both acceptance and costs change."""
+        if batch.debt > 0.0 and (batch.is_settled or batch.has_given_up):
             return None
-        unknown = next((k for k in self._tried_first if not batch.is_measured(k)), None)
+        unknown = next((k for k in reversed(self.lengths) if batch.cost(k) is None), None)
         if unknown is None and batch.num_steps_since_probe < self.limits.min_probe_interval:
             return None
-        k = self._other(batch.k) if unknown is None else unknown
+        k = self._other(batch) if unknown is None else unknown
         return _Probe(k, self.limits.num_steps, self.limits.num_tries)
 
-    def _other(self, k: int) -> int:
-        """What to look at beside k: from nothing a little, since the first tokens tell whether more may be worth it."""
-        if k == self.max_k:
-            return 0
-        return min(self.lengths[1:], key=lambda other: abs(other - self.max_k / 4)) if k == 0 else self.max_k
+    def _other(self, batch: _Batch) -> int:
+        """What to look at: from nothing a little, since the first tokens tell whether more may be worth it."""
+        return self.lengths[:2][-1] if batch.k == 0 else self._stalest(batch)
+
+    def _stalest(self, batch: _Batch) -> int:
+        """What was seen longest ago, but for the present choice."""
+        others = [k for k in self.lengths if k != batch.k] or [batch.k]
+        return min(others, key=lambda k: batch.last_seen.get(k, 0))
 
     def _settle(self, batch: _Batch, k: int | None, seconds: float, num_tokens: float) -> None:
         """Steps of the present choice pay; others owe what they took beyond what it takes for a request's tokens."""
         now, cost_now = self._speed(batch, batch.k), batch.cost(batch.k)
         if k == batch.k:
-            if not batch.is_settled and all(map(batch.is_measured, self._tried_first)):
+            if not batch.is_settled and None not in map(batch.cost, self.lengths):
                 batch.is_settled, batch.debt = True, 0.0
             batch.debt = max(0.0, batch.debt - self.limits.probe_share * seconds)
         elif now is not None and cost_now is not None:
             batch.debt += min(seconds, self.limits.stall * cost_now) - num_tokens / now
 
     def _batch(self, batch_size: int) -> _Batch:
-        """Of batch sizes 1, 2, 3 to 4, 5 to 8 and so on; a new one begins with its neighbour's choice."""
-        size = (batch_size - 1).bit_length()
+        """Of batch sizes about the same power of the root of 2; a new one begins with its neighbour's choice."""
+        size = round(2 * log2(batch_size))
         if size not in self._batches:
             nearest = min(self._batches, key=lambda known: abs(known - size), default=None)
             k = self.max_k if nearest is None else self._batches[nearest].k
@@ -183,15 +183,6 @@ class TreeChoice(LengthChoice):
     def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
         super().__init__(lengths, limits)
         self._yields = {k: _Yield() for k in self.lengths}
-        self._last_seen = dict.fromkeys(self.lengths, 0)  # in which step
-        self._num_steps = 0
-
-    def observe_step(self, batch_size: int, k: int | None, seconds: float, num_tokens: int) -> None:
-        """The same; k is the number of nodes."""
-        self._num_steps += 1
-        if k is not None:
-            self._last_seen[k] = self._num_steps
-        super().observe_step(batch_size, k, seconds, num_tokens)
 
     def observe_drafts(self, k: int, num_accepted: Iterable[int]) -> None:
         """Of trees cut to k nodes each, paths of so many were accepted."""
@@ -208,13 +199,8 @@ class TreeChoice(LengthChoice):
             return 1.0 + known[low]
         return 1.0 + known[low] + (known[high] - known[low]) * (k - low) / (high - low)
 
-    @property
-    def _tried_first(self) -> Collection[int]:
-        return self.lengths[::-1]
-
-    def _other(self, k: int) -> int:
-        """What was seen longest ago."""
-        return min((other for other in self.lengths if other != k), key=lambda other: self._last_seen[other])
+    def _other(self, batch: _Batch) -> int:
+        return self._stalest(batch)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from pard_kernels import build_draft_tree, reference
+from pard_kernels import History, build_draft_tree, reference
 
 NUM_DRAFTS, NUM_CANDIDATES = 15, 8
 # The interpreter takes 10 ms for each node.
@@ -18,7 +18,14 @@ def inputs(num_nodes: int, batch_size: int) -> dict[str, Any]:
     logits = torch.randn(batch_size, NUM_DRAFTS, 100, generator=generator)
     logits *= torch.linspace(4, 1, NUM_DRAFTS)[:, None]
     best = logits.log_softmax(2).topk(NUM_CANDIDATES)
-    return {"candidate_ids": best.indices, "candidate_logprobs": best.values, "num_nodes": num_nodes}
+    read = torch.randint(100, (batch_size, 1024), dtype=torch.int32, generator=generator)
+    history = History(read, torch.full((batch_size,), 1024, dtype=torch.int32))
+    return {
+        "candidate_ids": best.indices,
+        "candidate_logprobs": best.values,
+        "num_nodes": num_nodes,
+        "history": history,
+    }
 
 
 @pytest.mark.parametrize("batch_size", BATCH_SIZES)
@@ -29,5 +36,6 @@ def test_build_draft_tree(num_nodes: int, batch_size: int, measure: Callable[...
         build_draft_tree,
         reference.build_draft_tree,
         lambda: inputs(num_nodes, batch_size),
+        tolerance=1e-5,  # of logarithms, where the history says something
         twin_on_cpu=True,
     )

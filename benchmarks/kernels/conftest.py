@@ -102,7 +102,8 @@ def moved(inputs: Inputs, device: str) -> Inputs:
 
     def move(value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(move(part) for part in value)
+            parts = map(move, value)
+            return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
         return value.to(device) if torch.is_tensor(value) else value
 
     return {name: move(value) for name, value in inputs.items()}

@@ -6,7 +6,7 @@ This package depends on torch and Triton only; it knows nothing of vLLM or vllm_
 from pard_kernels.accept_tree_path.launch import accept_tree_path
 from pard_kernels.add_target_features.launch import add_target_features
 from pard_kernels.build_draft_tree.launch import build_draft_tree
-from pard_kernels.build_draft_tree.reference import DraftTree
+from pard_kernels.build_draft_tree.reference import DraftTree, History
 from pard_kernels.compact_tree_kv.cache_layout import CacheLayout
 from pard_kernels.compact_tree_kv.launch import compact_tree_kv
 from pard_kernels.keep_tree_rows.launch import keep_tree_rows
@@ -24,6 +24,7 @@ __all__ = [
     "CacheLayout",
     "DraftTree",
     "FeatureRows",
+    "History",
     "TopK",
     "Workspace",
     "accept_tree_path",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from draft_trees import check_structure
 from pard_kernels import DraftTree, build_draft_tree, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -101,29 +102,6 @@ def test_random_trees(num_reqs: int, num_depths: int, num_candidates: int, num_n
     tree = run_both(given, num_nodes)
     for req in range(num_reqs):
         check_structure(DraftTree(*(part[req] for part in tree)), given["candidate_ids"][req])
-
-
-def check_structure(tree: DraftTree, candidate_ids: torch.Tensor) -> None:
-    """Of one request: a tree up to any row, main chain first. candidate_ids: [K, C]"""
-    token_ids, parents, depths, ancestors, logprobs = (part.tolist() for part in tree)
-    seen, is_main = set(), [True]
-    for row in range(1, len(parents)):
-        parent, token = parents[row], token_ids[row - 1]
-        assert 0 <= parent < row
-        assert depths[row] == depths[parent] + 1
-        assert (parent, token) not in seen, "siblings differ"
-        seen.add((parent, token))
-        walked, above = {row}, row
-        while above:
-            above = parents[above]
-            walked.add(above)
-        assert walked == {i for i in range(64) if ancestors[row] >> i & 1}
-        is_main.append(is_main[parent] and token == int(candidate_ids[depths[row] - 1, 0]))
-    assert (parents[0], depths[0], ancestors[0]) == (0, 0, 1)
-    num_main = sum(is_main)
-    assert is_main == [True] * num_main + [False] * (len(parents) - num_main)
-    others = logprobs[num_main - 1 :]
-    assert others == sorted(others, reverse=True)
 
 
 @pytest.mark.parametrize(("num_depths", "num_candidates"), [(1, 5), (3, 3), (5, 2), (4, 3)])

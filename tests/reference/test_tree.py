@@ -69,8 +69,12 @@ def test_more_nodes_are_worth_more(run: Run, prompts: Prompts) -> None:
 
 
 def test_one_candidate_a_depth_is_the_chain(run: Run, prompts: Prompts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is known of what has followed before, which is worth something."""
     monkeypatch.setattr(tree, "NUM_CANDIDATES", 1)
+    with_history = total(run(prompts, num_tree_nodes=4))
+    monkeypatch.setattr(tree, "History", lambda *_: None)
     assert run(prompts, num_tree_nodes=4) == run(prompts)
+    assert with_history.mean_acceptance_length > total(run(prompts)).mean_acceptance_length
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -5,7 +5,7 @@ from closed_loop import Fixed, tokens_per_second
 
 from vllm_pard.choice import LengthChoice
 
-K = 8
+K, LENGTHS = 8, (0, 2, 4, 8)
 
 
 def two_cores(num_requests: int, num_rows: int, num_drafted: int) -> float:
@@ -32,7 +32,7 @@ def test_never_slower_where_requests_come_and_go(
             max_k=K,
             num_users=num_users,
             num_tokens=num_tokens,
-            num_steps=2000,
+            num_steps=3000,
         )
 
     chosen, fixed = speed(LengthChoice(range(K + 1))), {k: speed(Fixed(k)) for k in (0, 2, 4, K)}

@@ -21,7 +21,8 @@ def test_ranks_agree_on_all_that_verification_reads(
             tensor.fill_(7)
 
     monkeypatch.setattr(group.parallel_state, "get_tp_group", OfRankZero)
-    trees = Trees(2, 3, 8, torch.device("cpu"))
+    state = SimpleNamespace(gpu=torch.zeros(2, 5, dtype=torch.int32))
+    trees = Trees(2, 3, 8, torch.device("cpu"), SimpleNamespace(all_token_ids=state, total_len=state))
     drafting: Any = SimpleNamespace(
         acceptance_estimator=object() if estimates else None,
         draft_tokens=torch.zeros(2, 3).long(),

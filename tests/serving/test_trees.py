@@ -33,7 +33,7 @@ def of_pair(pair: tuple[Path, Path], release: dict[str, str]) -> Any:
     scenario = scenarios_of("scenarios_tree", pair, runner="v2-flash", environment=release)
 
     def run(name: str, num_nodes: int | str = NODES, **arguments: Any) -> Any:
-        if name in ("target_kv", "other_wishes"):
+        if name in ("target_kv", "other_wishes", "known_texts"):
             return scenario(name, num_nodes=num_nodes, **arguments)
         return scenario("with_trees", chain=name, num_nodes=num_nodes, **arguments)
 
@@ -78,6 +78,18 @@ def test_the_targets_cache_is_that_of_plain_decoding(run: Any) -> None:
     assert max(run("target_kv", num_drafts=K)["differences"]) < KV_TOL
     moved = run("target_kv", num_drafts=K, mistake="kept rows stay where they are")["differences"]
     assert max(moved) > 100 * KV_TOL
+
+
+def test_trees_know_the_text_up_to_the_newest_token(run: Any) -> None:
+    """After each step of a request once: its prompt, what it has written, and the token of this step."""
+    result = run("known_texts", num_drafts=K)
+    for text, num_read in zip(result["texts"], result["prompts"], strict=True):
+        mine = [known for known in result["known"] if known[:num_read] == text[:num_read] and len(known) > num_read]
+        lengths = [len(known) for known in mine]
+        assert lengths[0] == num_read + 1
+        assert lengths == sorted(set(lengths))
+        assert lengths[-1] > len(text) - 1 - K
+        assert all(known[: len(text)] == text[: len(known)] for known in mine)
 
 
 def test_wishes_of_a_request(run: Any) -> None:
@@ -177,12 +189,12 @@ def test_numbers_of_nodes_that_change(run: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("use_int8", [False, True], ids=["trimmed", "trimmed, 8 bits"])
 def test_candidates_of_a_head_of_ours(run: Any, tmp_path: Path, use_int8: bool) -> None:
-    """Trees of tokens that the lm_head is cut to, chosen without its logits."""
+    """Trees of tokens that the lm_head is cut to, chosen without its logits, and of what has followed before."""
     vocabulary = tmp_path / "vocabulary.json"
     vocabulary.write_text(str(list(range(0, 256, 2))))
     result = run("scenarios:trimmed", spec={"draft_vocab": str(vocabulary)}, use_int8=use_int8)
     assert result["pard"] == result["plain"]
-    assert set(result["drafted"]) <= set(range(0, 256, 2))
+    assert set(result["drafted"]) - set(result["known"]) <= set(range(0, 256, 2))
     assert_deep_and_shallow(result["counts"])
 
 

@@ -162,7 +162,7 @@ def told(
 
 
 def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = False) -> Any:
-    """Plain and PARD outputs, and every token that was drafted."""
+    """Plain and PARD outputs, every token that was drafted, and on V2 those of all texts."""
     requests, params = prompts((2, 9, 33)), greedy(14)
     plain = generate(make_llm(target, None), requests, params)
     if use_int8:
@@ -184,7 +184,9 @@ def trimmed(target: str, draft: str, spec: dict[str, Any], use_int8: bool = Fals
     pard = generate(llm, requests, params)
     if use_int8:
         assert drafting.head.fused.weight.dtype == torch.int8
-    return {"plain": plain, "pard": pard, "drafted": sorted(drafted), "counts": spec_counts(llm)}
+    state = getattr(drafting, "request_state", None)
+    known = [] if state is None else state.all_token_ids.gpu.unique().tolist()
+    return {"plain": plain, "pard": pard, "drafted": sorted(drafted), "known": known, "counts": spec_counts(llm)}
 
 
 def changing_lengths(target: str, draft: str, lengths: list[int], num_steps: int) -> Any:

@@ -99,6 +99,27 @@ def other_wishes(target: str, draft: str, num_drafts: int, num_nodes: int) -> An
     }
 
 
+def known_texts(target: str, draft: str, num_drafts: int, num_nodes: int) -> Any:
+    """What is known of a request's text whenever its tree is built, and what the texts came to be."""
+    from vllm_pard.serving.tree import trees
+
+    build, known = trees.build_draft_tree, []
+
+    def noting(**given: Any) -> Any:
+        token_ids, lengths = given["history"]
+        known.extend(token_ids[slot, : lengths[slot]].tolist() for slot in given["request_slots"].tolist() if slot >= 0)
+        return build(**given)
+
+    trees.build_draft_tree = noting
+    llm = make_llm(target, draft, num_drafts=num_drafts, spec={"tree": {"nodes": num_nodes}}, max_num_batched_tokens=64)
+    outputs = llm.generate(prompts((40, 9, 21)), [greedy(18), greedy(24), greedy(12)], use_tqdm=False)
+    return {
+        "known": known,
+        "texts": [[*(output.prompt_token_ids or ()), *output.outputs[0].token_ids] for output in outputs],
+        "prompts": [len(output.prompt_token_ids or ()) for output in outputs],
+    }
+
+
 def target_kv(target: str, draft: str, num_drafts: int, num_nodes: int, mistake: str | None = None) -> Any:
     """Largest difference of the target's keys and values from those of a plain run over the same text, by token."""
     if mistake is not None:

@@ -14,6 +14,7 @@ from draft_step import Request, StepSizes, decode, step
 from pard_kernels import (
     CacheLayout,
     DraftTree,
+    History,
     accept_tree_path,
     add_target_features,
     build_draft_tree,
@@ -163,7 +164,8 @@ def target_features() -> tuple[Calls, Calls]:
 
 
 def trees() -> tuple[Calls, Calls]:
-    """Any K, number of candidates and of nodes, any part of a batch."""
+    """Any K, number of candidates and of nodes, any part of a batch, with a history or without."""
+    lengths = torch.zeros(40, dtype=torch.int32)
 
     def build(first: int, num_reqs: int, num_drafts: int, num_candidates: int, num_nodes: int) -> None:
         part, logprobs = slice(first, first + num_reqs), torch.zeros(40, num_drafts, num_candidates)
@@ -173,6 +175,7 @@ def trees() -> tuple[Calls, Calls]:
             candidate_ids=logprobs.long()[part],
             candidate_logprobs=logprobs[part],
             num_nodes=num_nodes,
+            history=None if num_reqs == 1 else History(torch.zeros(40, 7 + num_nodes, dtype=torch.int32), lengths),
             out=out,
             request_slots=torch.arange(40)[part],
         )

@@ -11,7 +11,7 @@ B requests · K depths · C candidates of a depth · N nodes · V vocabulary of 
 from collections.abc import Callable
 
 import torch
-from pard_kernels import DraftTree
+from pard_kernels import DraftTree, History
 from pard_kernels.reference import accept_tree_path, build_draft_tree
 from torch import Tensor
 
@@ -35,14 +35,19 @@ def check_tree(num_nodes: int, num_depths: int, vocab_size: int, *, is_parallel:
         raise GenerationError(f"a tree of {num_depths} depths needs from 1 to {most} nodes; got {num_nodes}")
 
 
-def draft_tree(logits: Tensor, num_nodes: int, temperature: float) -> DraftTree:
-    """The likeliest paths through the logits [B, K, V] of the depths.
+def draft_tree(logits: Tensor, num_nodes: int, temperature: float, requests: Requests) -> DraftTree:
+    """The likeliest paths through the logits [B, K, V] of the depths, and through what requests have seen before.
 
     Which paths these are is the draft's own affair: the tokens that are kept are the target's.
     """
     scores = logits.float() / (temperature or 1.0)
     likeliest = scores.log_softmax(dim=-1).topk(min(NUM_CANDIDATES, scores.shape[-1]))  # [B, K, C]
-    return build_draft_tree(candidate_ids=likeliest.indices, candidate_logprobs=likeliest.values, num_nodes=num_nodes)
+    return build_draft_tree(
+        candidate_ids=likeliest.indices,
+        candidate_logprobs=likeliest.values,
+        num_nodes=num_nodes,
+        history=History(requests.tokens.int(), requests.lengths.int()),
+    )
 
 
 def score_tree(target: CachedModel, requests: Requests, tree: DraftTree) -> Tensor:
@@ -94,7 +99,7 @@ def tree_step(
     max_depths: Tensor,
 ) -> None:
     """Draft a tree from logits [B, K, V], verify it, and keep what the target agrees with."""
-    tree = draft_tree(logits, num_nodes, sampler.temperature)
+    tree = draft_tree(logits, num_nodes, sampler.temperature, requests)
     newest = requests.lengths[:, None] - 1  # [B, 1]
     target_token_ids = sampler.sample(sampler.probs(score_tree(target, requests, tree)))  # [B, N + 1]
     token_ids, accepted_rows, num_sampled = verify_tree(tree, target_token_ids, requests.at(newest), max_depths)

@@ -9,7 +9,7 @@ from vllm_pard.serving.scheduler import SCHEDULER_CLS
 LARGEST_BATCH = 2**20
 
 
-def use_choice(wanted: PardConfig, engine_args: Any, max_k: int, runner: str) -> tuple[int, ...]:
+def use_choice(wanted: PardConfig, engine_args: Any, max_k: int) -> tuple[int, ...]:
     """Have the engine choose up to max_k; empty if that is not wanted. Raises ConfigError where it can't."""
     if not wanted.chooses:
         return ()
@@ -33,8 +33,6 @@ def use_choice(wanted: PardConfig, engine_args: Any, max_k: int, runner: str) ->
         )
     compat.check_hooks(hooks.SCHEDULER_HOOKS)
     engine_args.scheduler_cls = SCHEDULER_CLS
-    if runner == "v1":
-        return tuple(range(max_k + 1))
     return tuple(sorted({0, max(1, max_k // 4), max(1, max_k // 2), max_k}))
 
 

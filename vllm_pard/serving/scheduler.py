@@ -41,7 +41,8 @@ class ChoosesLength(Base):
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Choose for this step, and let vLLM schedule it."""
-        k = self.choice.choose(max(len(self.running), 1))
+        # Who waits may join in this step.
+        k = self.choice.choose(min(max(len(self.requests), 1), self.max_num_running_reqs))
         if self._truncates:
             k = self._truncate(k)
         self.dynamic_sd_lookup = [self._num_drafted(k)] * (self.max_num_running_reqs + 1)

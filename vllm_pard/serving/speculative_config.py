@@ -120,7 +120,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     num_draft_tokens = num_speculative_tokens if wanted.tree is None else wanted.tree.nodes
     check_batched_tokens(engine_args, target_model_config.max_model_len, num_draft_tokens)
     check_tree(wanted, engine_args, target_model_config, runner=runner, num_depths=num_speculative_tokens)
-    lengths = use_choice(wanted, engine_args, num_draft_tokens, runner)
+    lengths = use_choice(wanted, engine_args, num_draft_tokens)
     draft_vocab = check_draft_vocab(wanted, draft, target_model_config, target_parallel_config, runner)
     try:
         result = PardSpeculativeConfig(

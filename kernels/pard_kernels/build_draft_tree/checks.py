@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor
 
-from pard_kernels.build_draft_tree.reference import DraftTree
+from pard_kernels.build_draft_tree.reference import DraftTree, History
 from pard_kernels.tree_rows import MAX_TREE_ROWS
 
 MAX_NODES = MAX_TREE_ROWS - 1
+MAX_CANDIDATES = 64
 
 
 def check_candidates(candidate_ids: Tensor, candidate_logprobs: Tensor) -> None:
@@ -16,6 +17,8 @@ def check_candidates(candidate_ids: Tensor, candidate_logprobs: Tensor) -> None:
             "candidate_ids and candidate_logprobs must both be [B, K, C], with a depth and a candidate at least; "
             f"got {tuple(shape)} and {tuple(candidate_logprobs.shape)}"
         )
+    if shape[2] > MAX_CANDIDATES:
+        raise ValueError(f"a depth can have up to {MAX_CANDIDATES} candidates; got {shape[2]}")
     check_tensor("candidate_ids", candidate_ids, torch.int64)
     check_tensor("candidate_logprobs", candidate_logprobs, torch.float32)
 
@@ -53,6 +56,24 @@ def check_out(out: DraftTree, num_reqs: int, num_nodes: int, request_slots: Tens
         if tensor.shape != wanted.shape:
             raise ValueError(f"{name} of out must be {list(wanted.shape)}; got {tuple(tensor.shape)}")
         check_tensor(f"{name} of out", tensor, wanted.dtype)
+
+
+def check_history(history: History | None, num_slots: int) -> None:
+    """A row for each slot, or each request where there are no slots."""
+    if history is None:
+        return
+    token_ids, lengths = history
+    if token_ids.dim() != 2 or token_ids.stride(1) != 1 or token_ids.dtype != torch.int32:
+        raise ValueError(
+            "token_ids of the history must be int32 [S, L] with contiguous rows; got "
+            f"{token_ids.dtype} {tuple(token_ids.shape)} with strides {token_ids.stride()}"
+        )
+    check_tensor("lengths of the history", lengths, torch.int32)
+    if len(token_ids) < num_slots or lengths.shape != token_ids.shape[:1]:
+        raise ValueError(
+            f"a history must have token_ids and a length for each of {num_slots} slots; got "
+            f"{tuple(token_ids.shape)} and {tuple(lengths.shape)}"
+        )
 
 
 def check_tensor(name: str, tensor: Tensor, dtype: torch.dtype) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from pard_kernels import DraftTree, TopK, accept_tree_path, build_draft_tree, keep_tree_rows, place_tree_rows
+from pard_kernels import DraftTree, History, TopK, accept_tree_path, build_draft_tree, keep_tree_rows, place_tree_rows
 from torch import Tensor
 
 from vllm_pard.config import NUM_CANDIDATES
@@ -21,11 +21,18 @@ class Trees:
         """What a speculator needs; None if its drafts are chains."""
         if speculator.speculative_config.tree_depth is None:
             return None
-        num_nodes = speculator.num_speculative_steps
-        return cls(speculator.max_num_reqs, num_nodes, speculator.max_num_tokens, speculator.device)
+        return cls(
+            speculator.max_num_reqs,
+            speculator.num_speculative_steps,
+            speculator.max_num_tokens,
+            speculator.device,
+            speculator.request_state,
+        )
 
-    def __init__(self, num_slots: int, num_nodes: int, num_rows: int, device: torch.device) -> None:
+    def __init__(self, num_slots: int, num_nodes: int, num_rows: int, device: torch.device, requests: Any) -> None:
         self.num_nodes = num_nodes
+        # What each request has read and written, the newest token too once a step is over. [R, positions], [R]
+        self.history = History(requests.all_token_ids.gpu, requests.total_len.gpu)
         chain = torch.arange(num_nodes + 1, dtype=torch.int32, device=device).repeat(num_slots, 1)
         self.depths = chain.clone()  # [R, N + 1]
         self.parents = (chain - 1).clamp_(min=0)  # [R, N + 1]
@@ -47,7 +54,12 @@ class Trees:
         of_requests = DraftTree.empty(len(slots), self.num_nodes, ids.device)
         out = of_requests._replace(depths=self.depths, parents=self.parents, ancestors=self.ancestors)
         build_draft_tree(
-            candidate_ids=ids, candidate_logprobs=logprobs, num_nodes=self.num_nodes, out=out, request_slots=slots
+            candidate_ids=ids,
+            candidate_logprobs=logprobs,
+            num_nodes=self.num_nodes,
+            history=self.history,
+            out=out,
+            request_slots=slots,
         )
         return out.token_ids
 
