@@ -1,10 +1,8 @@
-"""Tables of what is drafted, from results/*.json: trees beside chains, how they are built and verified, the choice."""
+"""Tables of what is drafted, from results/*.json: trees beside chains, how they are built and verified."""
 
 from typing import Any
 
 from bench_tables import load, markdown
-
-TITLES = {"none": "plain", "pard:2": "K = 2", "pard:4": "K = 4", "pard:8": "K = 8", "pard+auto:8": "auto"}
 
 
 def trees_table(name: str) -> str:
@@ -66,20 +64,3 @@ def tree_builders_table(name: str, num_nodes: int = 32) -> str:
 
 def _title(pair: str, task: str, temperature: float) -> str:
     return f"{pair}, {task.removeprefix('demo:')}, {'greedy' if temperature == 0 else f'T = {temperature:g}'}"
-
-
-def never_slower_table(result: dict[str, Any]) -> str:
-    """Speeds of `benchmarks/never_slower.py`: a line a pair and concurrency, a column a method."""
-    rows = result["rows"]
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    lines = []
-    for pair, concurrency in dict.fromkeys((row["pair"], row["concurrency"]) for row in rows):
-        found = {row["method"]: row for row in rows if (row["pair"], row["concurrency"]) == (pair, concurrency)}
-        best = max(row["tokens_per_second"] for method, row in found.items() if method != methods[-1])
-        cells = [
-            f"{found[method]['tokens_per_second']:.0f}, **{found[method]['ratio_to_none']:.2f}x**" for method in methods
-        ]
-        chosen = found[methods[-1]]["tokens_per_second"]
-        lines.append([pair, concurrency, *cells, f"{chosen / best:.2f}"])
-    titles = ["at a time", *(TITLES.get(method, method) for method in methods), "auto / best fixed"]
-    return markdown(["pair"], titles, lines, "Tokens/s, and their ratio to plain decoding: `never_slower_cpu.json`.")

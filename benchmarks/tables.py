@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load, markdown, methods_table
-from drafting_tables import branch_rules_table, never_slower_table, tree_builders_table, trees_table
+from drafting_tables import branch_rules_table, tree_builders_table, trees_table
 from training_tables import LOSSES, cod_table, losses_table, pard2_table, real_pair_table
 
 from vllm_pard.bench.pictures import Picture, pictures
@@ -73,7 +73,6 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     "trees_real_pair": lambda: trees_table("trees_real_pair_cpu"),
     "branch_rules": lambda: branch_rules_table(load("branch_rules_cpu")),
     "tree_builders": lambda: tree_builders_table("tree_builders_cpu"),
-    "never_slower": lambda: never_slower_table(load("never_slower_cpu")),
     "step_costs": lambda: step_costs_table(STEP_COSTS),
     "step_costs_pard2": lambda: step_costs_table(STEP_COSTS_PARD2),
     "real_pair": lambda: real_pair_table(load("real_pair_cpu")),
