@@ -14,7 +14,6 @@ is decoded with drafts.
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,9 +78,7 @@ def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str,
             p = torch.cat([p[depth - 1 :] for p, _ in found])
             q = torch.cat([q[: len(q) - depth + 1, depth - 1] for _, q in found])
             for branches in BRANCHES:
-                yield {
-                    "pair": question.pair,
-                    "task": Path(question.task).stem,
+                yield question.names | {
                     "temperature": temperature,
                     "depth": depth,
                     "branches": branches,

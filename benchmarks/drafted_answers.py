@@ -7,6 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from trees import Loaded
 
+from vllm_pard.training.cod.attention import row_rule
+from vllm_pard.training.cod.rows import build_rows
+
 
 def answer(target: PreTrainedModel, prompt: list[int], temperature: float, length: int) -> Tensor:
     """The prompt and its answer, greedy at temperature 0. [N]"""
@@ -30,21 +33,17 @@ def draft_logits(loaded: Loaded, tokens: Tensor, start: int, num_depths: int) ->
         float32 [N - start, num_depths, V]; depth d of row n is of token start + n + d. Tokens that the draft never
         proposes have -inf.
     """
-    num_read, read = len(tokens) - 1, torch.arange(len(tokens) - 1)
-    anchors = torch.arange(start - 1, num_read)  # the last token that is read, of each draft
-    num_masks = num_depths - 1
-    sees = torch.cat([read, anchors.repeat_interleave(num_masks)])  # the last real token that a row sees
-    depths = torch.cat([0 * read, torch.arange(1, num_depths).repeat(len(anchors))])
-    is_same = (sees[:, None] == sees) & (depths[:, None] >= depths)  # masks of one draft, in their order
-    is_seen = torch.where(depths > 0, is_same & (depths[:, None] > 0), sees[:, None] >= sees)  # [rows, rows]
-    ids = torch.cat(
-        [tokens[:-1], tokens.new_full((len(anchors) * num_masks,), loaded.drafting.checkpoint.mask_token_id)]
-    )
+    num_read = len(tokens) - 1
+    lengths = torch.zeros(num_read, dtype=torch.int64).index_fill(0, torch.arange(start - 1, num_read), num_depths)
+    rows = build_rows(tokens[:-1], torch.zeros_like(lengths), lengths)
+    index = torch.arange(len(rows.anchors))
+    is_seen = row_rule(rows, None)(index, index, index[:, None], index)  # [rows, rows]
     mask = torch.zeros(is_seen.shape).masked_fill_(~is_seen, torch.finfo(torch.float32).min)
-    logits = (
-        loaded.draft(ids[None], attention_mask=mask[None, None], position_ids=(sees + depths)[None]).logits[0].float()
-    )
-    found = torch.cat([logits[anchors][:, None], logits[num_read:].view(len(anchors), num_masks, -1)], dim=1)
+    ids = torch.where(rows.depths == 0, tokens[rows.anchors], loaded.drafting.checkpoint.mask_token_id)
+    output = loaded.draft(ids[None], attention_mask=mask[None, None], position_ids=rows.positions[None])
+    of_tokens, of_masks = output.logits[0].float().split([num_read, len(index) - num_read])
+    of_tokens = of_tokens[start - 1 :, None]
+    found = torch.cat([of_tokens, of_masks.view(len(of_tokens), num_depths - 1, -1)], dim=1)
     proposed = loaded.drafting.checkpoint.read_draft_vocab()
     if proposed is not None:
         never = torch.ones(found.shape[-1], dtype=torch.bool).index_fill(0, torch.tensor(proposed), False)

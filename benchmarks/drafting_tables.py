@@ -1,31 +1,31 @@
 """Tables of what is drafted, from results/*.json: trees beside chains, how they are built and verified."""
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 from bench_tables import load, markdown
+
+Row = dict[str, Any]
 
 
 def trees_table(name: str) -> str:
     """Acceptance lengths of `benchmarks/trees.py`: a line a chain or tree, a column a task and temperature."""
     result = load(name)
-    rows = result["rows"]
-    columns = list(dict.fromkeys((row["pair"], row["task"], row["temperature"]) for row in rows))
-    titles = [_title(*column) for column in columns]
-    lines = []
-    for method, k, nodes in dict.fromkeys((row["method"], row["num_speculative_tokens"], row["nodes"]) for row in rows):
-        cells = {
-            (row["pair"], row["task"], row["temperature"]): f"{row['acceptance_length']:.2f}"
-            for row in rows
-            if (row["method"], row["num_speculative_tokens"], row["nodes"]) == (method, k, nodes)
-        }
-        drafts = f"chain, K = {k}" if method == "chain" else f"tree of {nodes} nodes, K = {k}"
-        lines.append([drafts, *(cells[column] for column in columns)])
     about = result["conditions"]
     note = (
         f"Mean acceptance lengths over {about['num_prompts']} prompts, up to {about['max_tokens']} tokens: "
         f"`{name}.json`."
     )
-    return markdown(["drafts"], titles, lines, note)
+    return _lengths_table("drafts", _drafts, result["rows"], note)
+
+
+def tree_builders_table(name: str, num_nodes: int = 32) -> str:
+    """Acceptance lengths of `benchmarks/tree_builders.py`: a line a builder, a column a task and temperature."""
+    result = load(name)
+    rows = [row for row in result["rows"] if row["nodes"] == num_nodes]
+    note = f"Trees of {num_nodes} nodes over {result['conditions']['num_prompts']} answers: `{name}.json`."
+    return _lengths_table("builder", itemgetter("builder"), rows, note)
 
 
 def branch_rules_table(result: dict[str, Any]) -> str:
@@ -45,22 +45,22 @@ def branch_rules_table(result: dict[str, Any]) -> str:
     return markdown(["task"], titles, lines, "Descent / draws without replacement: `branch_rules_cpu.json`.")
 
 
-def tree_builders_table(name: str, num_nodes: int = 32) -> str:
-    """Acceptance lengths of `benchmarks/tree_builders.py`: a line a builder, a column a task and temperature."""
-    result = load(name)
-    rows = [row for row in result["rows"] if row["nodes"] == num_nodes]
-    columns = list(dict.fromkeys((row["pair"], row["task"], row["temperature"]) for row in rows))
-    lines = []
-    for builder in dict.fromkeys(row["builder"] for row in rows):
-        cells = {
-            (row["pair"], row["task"], row["temperature"]): f"{row['acceptance_length']:.2f}"
-            for row in rows
-            if row["builder"] == builder
-        }
-        lines.append([builder, *(cells[column] for column in columns)])
-    note = f"Trees of {num_nodes} nodes over {result['conditions']['num_prompts']} answers: `{name}.json`."
-    return markdown(["builder"], [_title(*column) for column in columns], lines, note)
+def _lengths_table(title: str, line_of: Callable[[Row], str], rows: list[Row], note: str) -> str:
+    """Acceptance lengths, a line for each that `line_of` tells apart, a column a task and temperature."""
+    lines: dict[str, dict[tuple[Any, ...], str]] = {}
+    for row in rows:
+        column = row["pair"], row["task"], row["temperature"]
+        lines.setdefault(line_of(row), {})[column] = f"{row['acceptance_length']:.2f}"
+    columns = list(dict.fromkeys(column for cells in lines.values() for column in cells))
+    titles = [
+        f"{pair}, {task.removeprefix('demo:')}, {'greedy' if temperature == 0 else f'T = {temperature:g}'}"
+        for pair, task, temperature in columns
+    ]
+    return markdown(
+        [title], titles, [[line, *(cells[column] for column in columns)] for line, cells in lines.items()], note
+    )
 
 
-def _title(pair: str, task: str, temperature: float) -> str:
-    return f"{pair}, {task.removeprefix('demo:')}, {'greedy' if temperature == 0 else f'T = {temperature:g}'}"
+def _drafts(row: Row) -> str:
+    k = f"K = {row['num_speculative_tokens']}"
+    return f"chain, {k}" if row["method"] == "chain" else f"tree of {row['nodes']} nodes, {k}"

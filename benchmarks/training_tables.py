@@ -27,25 +27,20 @@ def real_pair_table(result: dict[str, Any]) -> str:
 
 def cod_table(result: dict[str, Any]) -> str:
     """A row a seed: where each method ends, and what all masks cost to get where both have been."""
-    lines = [
-        "| seed | at the end: COD | all masks | random drops | both reach | rows, COD | rows, all masks "
-        "| all masks : COD, rows | seconds |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    lines = []
     for found in result["summary"]:
         ends = [
             [row for row in result["rows"] if (row["seed"], row["method"]) == (found["seed"], method)][-1]
             for method in ("cod", "all masks", "random drops")
         ]
-        lengths = " | ".join(f"{end['acceptance_length_everywhere']:.3f}" for end in ends)
-        rows = " | ".join(f"{found['costs'][method]['num_rows']:,.0f}" for method in ("cod", "all masks"))
-        ratio = found["all_masks_to_cod"]
-        lines.append(
-            f"| {found['seed']} | {lengths} | {found['acceptance_length_everywhere']:.3f} | {rows} | "
-            f"**{ratio['num_rows']:.1f}** | **{ratio['seconds']:.1f}** |"
-        )
+        lengths = [f"{end['acceptance_length_everywhere']:.3f}" for end in ends]
+        rows = [f"{found['costs'][method]['num_rows']:,.0f}" for method in ("cod", "all masks")]
+        ratios = [f"**{found['all_masks_to_cod'][of]:.1f}**" for of in ("num_rows", "seconds")]
+        lines.append([found["seed"], *lengths, f"{found['acceptance_length_everywhere']:.3f}", *rows, *ratios])
     note = f"{_steps(result['conditions'][0]['options'])}, cross-entropy: `cod_cpu.json`."
-    return "\n".join([*lines, "", note])
+    ends_titles = ["at the end: COD", "all masks", "random drops", "both reach"]
+    costs_titles = ["rows, COD", "rows, all masks", "all masks : COD, rows", "seconds"]
+    return markdown([], ["seed", *ends_titles, *costs_titles], lines, note)
 
 
 def losses_table(result: dict[str, Any]) -> str:

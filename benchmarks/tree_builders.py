@@ -19,17 +19,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from drafted_answers import answer, draft_logits
 from pard_kernels import History
 from pard_kernels.reference import build_draft_tree
-from torch import Tensor
 from trees import Loaded, Question, run
 
-from vllm_pard.config import NUM_CANDIDATES
+from vllm_pard.reference.tree import likeliest_candidates
 
 NUM_NODES, NUM_DEPTHS, TEMPERATURES = (16, 32), 15, (0.0, 1.0)
 
@@ -162,19 +160,15 @@ def accepted_lengths(answered: Answer, build: Builder, num_nodes: int) -> Iterat
         done += kept + 1
 
 
-def likeliest(logits: Tensor, temperature: float) -> list[Ranked]:
-    """Candidates of each depth. [NUM_DEPTHS, V]"""
-    found = logits.float().div(temperature or 1.0).log_softmax(-1).topk(NUM_CANDIDATES)
-    return [
-        list(zip(logprobs, tokens, strict=True))
-        for logprobs, tokens in zip(found.values.tolist(), found.indices.tolist(), strict=True)
-    ]
-
-
 def answered(loaded: Loaded, prompt: list[int], temperature: float, length: int) -> Answer:
     tokens = answer(loaded.target, prompt, temperature, length)
     logits = draft_logits(loaded, tokens, len(prompt), NUM_DEPTHS)
-    return Answer(prompt, tokens[len(prompt) :].tolist(), [likeliest(row, temperature) for row in logits])
+    logprobs, ids = (part.tolist() for part in likeliest_candidates(logits, temperature))  # [N, NUM_DEPTHS, C]
+    candidates = [
+        [list(zip(*depth, strict=True)) for depth in zip(*of_token, strict=True)]
+        for of_token in zip(logprobs, ids, strict=True)
+    ]
+    return Answer(prompt, tokens[len(prompt) :].tolist(), candidates)
 
 
 def measure(question: Question, given: Any) -> Iterator[dict[str, Any]]:
@@ -186,9 +180,7 @@ def measure(question: Question, given: Any) -> Iterator[dict[str, Any]]:
         for num_nodes in NUM_NODES:
             for name, build in BUILDERS.items():
                 kept = [n for each in answers for n in accepted_lengths(each, build, num_nodes)]
-                yield {
-                    "pair": question.pair,
-                    "task": Path(question.task).stem,
+                yield question.names | {
                     "temperature": at,
                     "nodes": num_nodes,
                     "builder": name,

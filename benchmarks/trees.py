@@ -49,6 +49,11 @@ class Question:
     draft: str
     task: str
 
+    @property
+    def names(self) -> dict[str, str]:
+        """How a result's rows call it."""
+        return {"pair": self.pair, "task": Path(self.task).stem}
+
 
 Measure = Callable[[Question, argparse.Namespace], Iterator[dict[str, Any]]]
 
@@ -97,9 +102,7 @@ def measure(question: Question, given: argparse.Namespace) -> Iterator[dict[str,
                 eos_token_ids=eos_token_ids(loaded.target),
             )
             stats = reduce(add, (generation.stats for generation in found))
-            yield {
-                "pair": question.pair,
-                "task": Path(question.task).stem,
+            yield question.names | {
                 "method": method,
                 "nodes": num_nodes or None,
                 "num_speculative_tokens": k,

@@ -35,16 +35,22 @@ def check_tree(num_nodes: int, num_depths: int, vocab_size: int, *, is_parallel:
         raise GenerationError(f"a tree of {num_depths} depths needs from 1 to {most} nodes; got {num_nodes}")
 
 
+def likeliest_candidates(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and ids of what a depth's tree may hold, the likeliest first. [..., V] -> [..., C], [..., C]"""
+    scores = logits.float() / (temperature or 1.0)
+    likeliest = scores.log_softmax(dim=-1).topk(min(NUM_CANDIDATES, scores.shape[-1]))
+    return likeliest.values, likeliest.indices
+
+
 def draft_tree(logits: Tensor, num_nodes: int, temperature: float, requests: Requests) -> DraftTree:
     """The likeliest paths through the logits [B, K, V] of the depths, and through what requests have seen before.
 
     Which paths these are is the draft's own affair: the tokens that are kept are the target's.
     """
-    scores = logits.float() / (temperature or 1.0)
-    likeliest = scores.log_softmax(dim=-1).topk(min(NUM_CANDIDATES, scores.shape[-1]))  # [B, K, C]
+    logprobs, ids = likeliest_candidates(logits, temperature)  # [B, K, C]
     return build_draft_tree(
-        candidate_ids=likeliest.indices,
-        candidate_logprobs=likeliest.values,
+        candidate_ids=ids,
+        candidate_logprobs=logprobs,
         num_nodes=num_nodes,
         history=History(requests.tokens.int(), requests.lengths.int()),
     )
