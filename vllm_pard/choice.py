@@ -63,7 +63,7 @@ class _Batch:
 
 
 class LengthChoice:
-    """Chooses k among `lengths`, which hold 0, for each batch size."""
+    """Chooses k among `lengths`, which hold 0 and at least one more, for each batch size."""
 
     def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
         self.lengths, self.max_k, self.limits = sorted(lengths), max(lengths), limits or ChoiceLimits()
@@ -147,22 +147,20 @@ class LengthChoice:
 
     def _other(self, batch: _Batch) -> int:
         """What to look at: from nothing a little, since the first tokens tell whether more may be worth it."""
-        return self.lengths[:2][-1] if batch.k == 0 else self._stalest(batch)
+        return self.lengths[1] if batch.k == 0 else self._stalest(batch)
 
     def _stalest(self, batch: _Batch) -> int:
         """What was seen longest ago, but for the present choice."""
-        others = [k for k in self.lengths if k != batch.k] or [batch.k]
-        return min(others, key=lambda k: batch.last_seen.get(k, 0))
+        return min((k for k in self.lengths if k != batch.k), key=lambda k: batch.last_seen.get(k, 0))
 
     def _settle(self, batch: _Batch, k: int | None, seconds: float, num_tokens: float) -> None:
         """Steps of the present choice pay; others owe what they took beyond what it takes for a request's tokens."""
-        now, cost_now = self._speed(batch, batch.k), batch.cost(batch.k)
         if k == batch.k:
             if not batch.is_settled and None not in map(batch.cost, self.lengths):
                 batch.is_settled, batch.debt = True, 0.0
             batch.debt = max(0.0, batch.debt - self.limits.probe_share * seconds)
-        elif now is not None and cost_now is not None:
-            batch.debt += min(seconds, self.limits.stall * cost_now) - num_tokens / now
+        elif (cost := batch.cost(batch.k)) is not None:
+            batch.debt += min(seconds, self.limits.stall * cost) - num_tokens * cost / self.length(batch.k)
 
     def _batch(self, batch_size: int) -> _Batch:
         """Of batch sizes about the same power of the root of 2; a new one begins with its neighbour's choice."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from draft_trees import check_structure
+from draft_trees import check_structure, drawn, drawn_ids
 from pard_kernels import DraftTree, build_draft_tree, reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -17,15 +17,7 @@ INF, NAN = math.inf, math.nan
 
 def candidates(logprobs: torch.Tensor) -> dict[str, Any]:
     """Tokens that differ at each depth. logprobs: [B, K, C]"""
-    ids = torch.rand(*logprobs.shape[:2], max(100, logprobs.shape[2])).argsort(2)[..., : logprobs.shape[2]]
-    return {"candidate_ids": ids.contiguous(), "candidate_logprobs": logprobs}
-
-
-def drawn(*shape: int, step: float = 0.0) -> torch.Tensor:
-    """Log-probabilities of random distributions; `step`: multiples of it, many of them equal. [B, K, C]"""
-    logits = 2 * torch.randn(*shape[:2], 2 * shape[2])
-    logprobs = logits.log_softmax(2).sort(2, descending=True).values[..., : shape[2]].contiguous()
-    return (logprobs / step).round() * step if step else logprobs
+    return {"candidate_ids": drawn_ids(logprobs, max(100, logprobs.shape[2])), "candidate_logprobs": logprobs}
 
 
 def poisoned(num_reqs: int, num_nodes: int) -> DraftTree:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from draft_trees import check_structure
+from draft_trees import check_structure, drawn, drawn_ids
 from pard_kernels import DraftTree, History, build_draft_tree, reference
 from pard_kernels.build_draft_tree.reference import MAX_HISTORY, PAIR_SHARE, SINGLE_SHARE
 
@@ -15,19 +15,13 @@ LAST = 5  # the newest token
 
 def given(logprobs: torch.Tensor, histories: list[list[int]], num_ids: int) -> dict[str, Any]:
     """Tokens that differ at each depth, out of few. logprobs: [B, K, C]"""
-    ids = torch.rand(*logprobs.shape[:2], num_ids).argsort(2)[..., : logprobs.shape[2]].contiguous()
     longest = max(map(len, histories))
     token_ids = torch.tensor([[*tokens, *[-7] * (longest + 3 - len(tokens))] for tokens in histories])
     return {
-        "candidate_ids": ids,
+        "candidate_ids": drawn_ids(logprobs, num_ids),
         "candidate_logprobs": logprobs,
         "history": History(token_ids.int(), torch.tensor([len(tokens) for tokens in histories]).int()),
     }
-
-
-def drawn(num_reqs: int, num_depths: int, num_candidates: int) -> torch.Tensor:
-    logits = 2 * torch.randn(num_reqs, num_depths, 2 * num_candidates)
-    return logits.log_softmax(2).sort(2, descending=True).values[..., :num_candidates].contiguous()
 
 
 def run_both(arguments: dict[str, Any], num_nodes: int) -> DraftTree:

@@ -1,14 +1,13 @@
 """The scheduler that chooses how many tokens are drafted: it keeps outputs, and sees what the choice needs."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from engine import run_scenario
+from fake_scheduler import Scheduler
 
 from vllm_pard.choice import LengthChoice, TreeChoice
-from vllm_pard.serving.scheduler import ChoosesLength
 
 LENGTHS = [8, 4, 0, 2, 8, 0]
 
@@ -25,41 +24,6 @@ def test_lengths_that_change_keep_outputs(tiny_pair: tuple[Path, Path], engine: 
     assert result["counts"]["num_accepted_tokens"] > 0
     costs = {k: number for of_size in result["costs"].values() for k, number in of_size.items()}
     assert {"0", "8"} <= costs.keys()
-
-
-class FakeScheduler:
-    """What the mixin needs of vLLM's."""
-
-    num_spec_tokens, max_num_running_reqs = 4, 8
-
-    def __init__(self, runner: str, tree_depth: int | None = None) -> None:
-        spec = SimpleNamespace(lengths=range(5), runner=runner, tree_depth=tree_depth)
-        self.vllm_config = SimpleNamespace(speculative_config=spec)
-        self.requests: dict[str, Any] = {}
-        self.dynamic_sd_lookup: list[int] = []
-
-    @property
-    def running(self) -> list[Any]:
-        return list(self.requests.values())
-
-    def add(self, *names: str) -> None:
-        self.requests |= {name: SimpleNamespace(request_id=name, spec_token_ids=[]) for name in names}
-
-    def schedule(self) -> Any:
-        drafts = {r.request_id: list(r.spec_token_ids) for r in self.running if r.spec_token_ids}
-        return SimpleNamespace(
-            num_scheduled_tokens={name: 1 + len(drafts.get(name, ())) for name in self.requests},
-            scheduled_spec_decode_tokens=drafts,
-            num_spec_tokens_to_schedule=self.dynamic_sd_lookup[0],
-        )
-
-    def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> None:
-        for request in self.running:
-            request.spec_token_ids = [7] * scheduler_output.num_spec_tokens_to_schedule
-
-
-class Scheduler(ChoosesLength, FakeScheduler):
-    pass
 
 
 class Choice(LengthChoice):
@@ -87,10 +51,7 @@ def run_steps(scheduler: Scheduler, choice: Choice, num_accepted: int = 0) -> li
     while choice.ks:
         output = scheduler.schedule()
         found.append({name: number - 1 for name, number in output.num_scheduled_tokens.items()})
-        names = list(output.num_scheduled_tokens)
-        sampled = [[1] * (1 + min(num_accepted, found[-1][name])) for name in names]
-        places = {name: place for place, name in enumerate(names)}
-        scheduler.update_from_output(output, SimpleNamespace(sampled_token_ids=sampled, req_id_to_index=places))
+        scheduler.finish(output, lambda num_drafts: min(num_accepted, num_drafts))
     return found
 
 

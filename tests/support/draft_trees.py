@@ -1,7 +1,19 @@
-"""What every tree of draft tokens is, whatever it is made of."""
+"""Candidates to make trees of, and what every tree of draft tokens is."""
 
 import torch
 from pard_kernels import DraftTree
+
+
+def drawn(*shape: int, step: float = 0.0) -> torch.Tensor:
+    """Log-probabilities of random distributions; `step`: multiples of it, many of them equal. [B, K, C]"""
+    logits = 2 * torch.randn(*shape[:2], 2 * shape[2])
+    logprobs = logits.log_softmax(2).sort(2, descending=True).values[..., : shape[2]].contiguous()
+    return (logprobs / step).round() * step if step else logprobs
+
+
+def drawn_ids(logprobs: torch.Tensor, num_ids: int) -> torch.Tensor:
+    """Tokens that differ at each depth, out of so many. [B, K, C]"""
+    return torch.rand(*logprobs.shape[:2], num_ids).argsort(2)[..., : logprobs.shape[2]].contiguous()
 
 
 def check_structure(tree: DraftTree, candidate_ids: torch.Tensor) -> None:

@@ -36,7 +36,7 @@ def what_followed(before, token, older, newer, following, BLOCK_HISTORY: tl.cons
     do_not_specialize=[
         "candidate_ids_ptr", "candidate_logprobs_ptr", "token_ids_ptr", "parents_ptr", "depths_ptr", "ancestors_ptr",
         "logprobs_ptr", "request_slots_ptr", "history_ptr", "history_lengths_ptr", "num_depths", "num_candidates",
-        "num_nodes", "has_slots", "history_stride", "max_history",
+        "num_nodes", "has_slots", "has_history", "history_stride",
     ]
 )  # fmt: skip
 def build_draft_tree_kernel(
@@ -50,7 +50,7 @@ def build_draft_tree_kernel(
     request_slots_ptr,
     history_ptr,
     history_lengths_ptr,
-    num_depths, num_candidates, num_nodes, has_slots, history_stride, max_history,
+    num_depths, num_candidates, num_nodes, has_slots, has_history, history_stride,
     PAIR_SHARE: tl.constexpr, PAIR_REST: tl.constexpr, SINGLE_SHARE: tl.constexpr, SINGLE_REST: tl.constexpr,
     BLOCK_OPENED: tl.constexpr, BLOCK_CANDIDATES: tl.constexpr, BLOCK_HISTORY: tl.constexpr,
 ):  # fmt: skip
@@ -63,12 +63,12 @@ def build_draft_tree_kernel(
 
     # The request's newest tokens, a lane for each that another one follows.
     offs_candidate = tl.arange(0, BLOCK_CANDIDATES)
-    max_history = tl.where(slot >= 0, max_history, 0)
+    has_history = tl.where(slot >= 0, has_history, 0)
     history_ptr += tl.maximum(slot, 0) * history_stride
-    length = tl.load(history_lengths_ptr + tl.maximum(slot, 0), mask=max_history > 0, other=0)
-    first = tl.maximum(length - max_history, 0)
+    length = tl.load(history_lengths_ptr + tl.maximum(slot, 0), mask=has_history > 0, other=0)
+    first = tl.maximum(length - BLOCK_HISTORY, 0)
     offs_history = first + tl.arange(0, BLOCK_HISTORY)
-    mask_history = offs_history < tl.where(max_history > 0, length - 1, 0)
+    mask_history = offs_history < length - 1
     newer = tl.load(history_ptr + offs_history, mask=mask_history, other=NOTHING)
     following = tl.load(history_ptr + offs_history + 1, mask=mask_history, other=NOTHING)
     mask_older = mask_history & (offs_history > first)
