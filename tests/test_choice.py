@@ -145,6 +145,18 @@ def test_all_are_tried_before_anything_is_believed() -> None:
     assert seen == [8] * 3 + [4] * 3 + [2] * 3 + [0] * 3
 
 
+def test_what_prompts_take_is_no_cost_of_drafts() -> None:
+    """No step is without a prompt, and those beside drafts are longer: what they take is found and left out."""
+    rng, choice = Random(0), LengthChoice(LENGTHS)
+    for k in LENGTHS * 3:
+        for _ in range(5):
+            num_prompt_tokens = rng.choice((30, 60)) if k == 0 else rng.choice((60, 120))
+            seconds = (cpu(16, k) + 0.002 * num_prompt_tokens) * (1 + 0.02 * rng.random())
+            choice.observe_step(16, k, seconds, 16, num_prompt_tokens)
+    found = [choice._batch(16).cost(k) for k in LENGTHS]
+    assert found == pytest.approx([cpu(16, k) for k in LENGTHS], rel=0.06)
+
+
 # What the first nodes of a tree yield, by their number.
 TREE_LENGTHS = (0, 8, 16, 32)
 

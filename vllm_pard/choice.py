@@ -6,6 +6,9 @@ both are taken from steps that were made anyway. What can't be seen from the pre
 that are not drafted and the cost of steps that are not made, is probed now and then: what a probe and its aftermath
 have lost is a debt, and the next one waits until a small share of the time has paid it. No choice looks at the tokens
 of the step that it is for, so sampling stays exact.
+
+On a busy server most steps also read prompts, and these take c(k) + p n for n tokens of them. p is taken for the same
+for all k and batch sizes, so it follows from steps of one kind, one after the other, with unequal n.
 """
 
 from collections import defaultdict, deque
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import log2
 from statistics import median
+from typing import NamedTuple
 
 __all__ = ["ChoiceLimits", "LengthChoice", "TreeChoice"]
 
@@ -25,6 +29,7 @@ class ChoiceLimits:
     num_drafts: float = 400.0  # older ones count for less: e times less after as many
     prior: float = 5.0  # drafts that say of a token that it is accepted like the one before
     num_costs: int = 25  # steps of a kind that are remembered; their median counts
+    num_slopes: int = 100  # pairs of steps that tell what a prompt's token takes
     num_steps: int = 5  # of a probe; fewer say nothing of a cost
     num_tries: int = 50  # steps after which a probe that had no such steps gives up
     gain: float = 1.03  # that another choice must promise
@@ -42,12 +47,40 @@ class _Probe:
     num_tries: int
 
 
+class _Step(NamedTuple):
+    seconds: float
+    num_prompt_tokens: int
+
+
+class _PromptCost:
+    """Seconds that a step takes longer for each token of a prompt: the weighted median of the slopes between steps."""
+
+    def __init__(self, limits: ChoiceLimits) -> None:
+        self.seconds = 0.0
+        self._slopes: deque[tuple[float, int]] = deque(maxlen=limits.num_slopes)  # and how far apart the two are
+        self._limits = limits
+
+    def observe(self, before: _Step, step: _Step) -> None:
+        """Two steps of a kind."""
+        more = step.num_prompt_tokens - before.num_prompt_tokens
+        if more:
+            self._slopes.append(((step.seconds - before.seconds) / more, abs(more)))
+            if len(self._slopes) >= self._limits.num_steps:
+                self.seconds = max(0.0, self._median())
+
+    def _median(self) -> float:
+        half = sum(weight for _, weight in self._slopes) / 2
+        slopes = sorted(self._slopes)
+        weights = accumulate(weight for _, weight in slopes)
+        return next(slope for (slope, _), weight in zip(slopes, weights, strict=True) if weight >= half)
+
+
 class _Batch:
     """What is known of steps of about one batch size."""
 
-    def __init__(self, k: int, limits: ChoiceLimits) -> None:
+    def __init__(self, k: int, prompt_cost: _PromptCost, limits: ChoiceLimits) -> None:
         self.k = k  # the present choice
-        self.costs: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
+        self.steps: dict[int, deque[_Step]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
         self.probe: _Probe | None = None
         self.num_steps = 0
         self.num_steps_since_probe = 0
@@ -55,11 +88,20 @@ class _Batch:
         self.debt = 0.0  # seconds that probes have lost
         self.is_settled = False  # the first probes are over; these are for nothing
         self.has_given_up = False  # a probe without steps of its kind
-        self._limits = limits
+        self._prompt_cost, self._limits = prompt_cost, limits
+
+    def observe(self, k: int, step: _Step) -> None:
+        if self.steps[k]:
+            self._prompt_cost.observe(self.steps[k][-1], step)
+        self.steps[k].append(step)
+        self.last_seen[k] = self.num_steps
 
     def cost(self, k: int) -> float | None:
-        """Seconds of a step; None where there were too few."""
-        return median(self.costs[k]) if len(self.costs[k]) >= self._limits.num_steps else None
+        """Seconds of a step without prompts; None where there were too few."""
+        steps, prompt_cost = self.steps[k], self._prompt_cost.seconds
+        if len(steps) < self._limits.num_steps:
+            return None
+        return median(step.seconds - prompt_cost * step.num_prompt_tokens for step in steps)
 
 
 class LengthChoice:
@@ -68,6 +110,7 @@ class LengthChoice:
     def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
         self.lengths, self.max_k, self.limits = sorted(lengths), max(lengths), limits or ChoiceLimits()
         self._batches: dict[int, _Batch] = {}
+        self._prompt_cost = _PromptCost(self.limits)
         self._num_tried = [0.0] * self.max_k  # drafts that were accepted up to a token i, which was there
         self._num_accepted = [0.0] * self.max_k  # those of them in which it was accepted too
 
@@ -81,17 +124,19 @@ class LengthChoice:
         self._change(batch)
         return batch.k
 
-    def observe_step(self, batch_size: int, k: int | None, seconds: float, num_tokens: int) -> None:
-        """A decode step of so many requests took so long and yielded so many tokens.
+    def observe_step(
+        self, batch_size: int, k: int | None, seconds: float, num_tokens: int, num_prompt_tokens: int = 0
+    ) -> None:
+        """A step of so many requests took so long, yielded so many tokens and read so many of prompts.
 
         k: how many tokens it drafted, and verified, of each; None if they differ, as after a change.
         """
         batch = self._batch(batch_size)
         batch.num_steps += 1
         if k is not None:
-            batch.costs[k].append(seconds)
-            batch.last_seen[k] = batch.num_steps
-        self._settle(batch, k, seconds, num_tokens / batch_size)
+            batch.observe(k, _Step(seconds, num_prompt_tokens))
+        without_prompts = seconds - self._prompt_cost.seconds * num_prompt_tokens
+        self._settle(batch, k, without_prompts, num_tokens / batch_size)
         batch.num_steps_since_probe += 1
         if batch.probe is not None:
             batch.probe.num_left -= batch.probe.k == k
@@ -168,7 +213,7 @@ class LengthChoice:
         if size not in self._batches:
             nearest = min(self._batches, key=lambda known: abs(known - size), default=None)
             k = self.max_k if nearest is None else self._batches[nearest].k
-            self._batches[size] = _Batch(k, self.limits)
+            self._batches[size] = _Batch(k, self._prompt_cost, self.limits)
         return self._batches[size]
 
 

@@ -38,3 +38,15 @@ def test_never_slower_where_requests_come_and_go(
     chosen, fixed = speed(LengthChoice(LENGTHS)), {k: speed(Fixed(k)) for k in LENGTHS}
     assert chosen > 0.98 * fixed[0]
     assert chosen > 0.95 * max(fixed.values())
+
+
+@pytest.mark.parametrize(("num_users", "num_tokens"), [(16, 60), (32, 40), (64, 60)])
+def test_learns_from_steps_that_read_prompts(num_users: int, num_tokens: int) -> None:
+    """With so many users hardly a step reads none."""
+
+    def speed(choice: LengthChoice) -> float:
+        return tokens_per_second(
+            "v2", choice, two_cores, 0.5, max_k=K, num_users=num_users, num_tokens=num_tokens, num_steps=150
+        )
+
+    assert speed(LengthChoice(LENGTHS)) > 0.95 * speed(Fixed(0)), "after so many steps"

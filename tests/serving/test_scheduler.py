@@ -1,15 +1,17 @@
 """The scheduler that chooses how many tokens are drafted: it keeps outputs, and sees what the choice needs."""
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine import run_scenario
-from fake_scheduler import Scheduler
+from fake_scheduler import PROMPT, Scheduler
 
 from vllm_pard.choice import LengthChoice, TreeChoice
 
 LENGTHS = [8, 4, 0, 2, 8, 0]
+CLOCK = count()
 
 
 @pytest.mark.engine
@@ -32,12 +34,16 @@ class Choice(LengthChoice):
     def __init__(self, *ks: int) -> None:
         super().__init__(range(5))
         self.ks, self.steps, self.drafts = list(ks), [], []
+        self.num_prompt_tokens: list[int] = []
 
     def choose(self, batch_size: int) -> int:
         return self.ks.pop(0)
 
-    def observe_step(self, batch_size: int, k: int | None, seconds: float, num_tokens: int) -> None:
+    def observe_step(
+        self, batch_size: int, k: int | None, seconds: float, num_tokens: int, num_prompt_tokens: int = 0
+    ) -> None:
         self.steps.append((batch_size, k, seconds, num_tokens))
+        self.num_prompt_tokens.append(num_prompt_tokens)
 
     def observe_drafts(self, k: int, num_accepted: Any) -> None:
         self.drafts.append((k, list(num_accepted)))
@@ -45,8 +51,7 @@ class Choice(LengthChoice):
 
 def run_steps(scheduler: Scheduler, choice: Choice, num_accepted: int = 0) -> list[dict[str, int]]:
     """Until the choice has no more to say; a second each. How many drafts each request had verified."""
-    seconds = iter(range(100))
-    scheduler.clock = lambda: next(seconds)
+    scheduler.clock = CLOCK.__next__
     scheduler.choice, found = choice, []
     while choice.ks:
         output = scheduler.schedule()
@@ -105,14 +110,36 @@ def test_on_v1_drafts_that_no_request_can_use_are_not_made() -> None:
     beside = Choice(3, 3, 3)
     assert run_steps(scheduler, beside)[-1] == {"a": 0, "b": 3}
     assert set(scheduler.dynamic_sd_lookup) == {4}
-    assert [step[1] for step in beside.steps] == [None] * 2, "of no kind"
+    assert [step[1] for step in beside.steps] == [None] * 3, "of no kind"
 
 
-def test_newcomers_and_prompts_are_no_step_of_a_kind() -> None:
+def test_steps_that_waited_for_someone_tell_nothing() -> None:
     scheduler, choice = Scheduler("v2"), Choice(4, 4)
     scheduler.add("a")
     run_steps(scheduler, choice)
+    del scheduler.requests["a"]
     scheduler.add("b")
     again = Choice(4, 4, 4)
     run_steps(scheduler, again)
-    assert again.steps == [(2, 4, 1, 2)] * 2, "the first of three came after who knows what"
+    assert again.steps == [(1, 4, 1, 1)] * 2, "the first of three came after who knows what"
+
+
+def test_prompts_are_told_beside_the_kind_of_those_who_decode() -> None:
+    scheduler, choice = Scheduler("v2"), Choice(4, 4, 4)
+    scheduler.add(*"abcdefg")
+    run_steps(scheduler, choice)
+    scheduler.add("h", has_read=False)
+    again = Choice(4, 4)
+    run_steps(scheduler, again)
+    assert again.steps == [(8, 4, 1, 8)] * 2
+    assert again.num_prompt_tokens == [PROMPT, 0]
+
+
+def test_prompts_that_hide_what_drafts_cost_tell_nothing() -> None:
+    scheduler, choice = Scheduler("v2"), Choice(4, 4, 4)
+    scheduler.add(*"abcdef")
+    run_steps(scheduler, choice)
+    scheduler.add("g", has_read=False)
+    again = Choice(4, 4)
+    run_steps(scheduler, again)
+    assert again.num_prompt_tokens == [0], f"{PROMPT} tokens are more than 7 x 4 drafts"

@@ -81,10 +81,12 @@ class ChoosesLength(Base):
             if yields.get(request) and request not in self._blind:
                 self.choice.observe_drafts(len(drafts[request]), [yields[request] - 1])
         last, self._last = self._last, Step(frozenset(scheduled), self.clock())
-        is_decode = all(number == 1 + len(drafts.get(request, ())) for request, number in scheduled.items())
-        if is_decode and last is not None and last.requests.issuperset(scheduled):  # nothing was waited for
+        if last is None or last.requests.isdisjoint(scheduled):
+            return  # who knows what was waited for
+        reads = [number for request, number in scheduled.items() if number != 1 + len(drafts.get(request, ()))]
+        if sum(reads) <= len(scheduled) * self.choice.max_k:  # more would hide what drafts cost
             seconds, k = self._last.came - last.came, self._kind(scheduler_output)
-            self.choice.observe_step(len(scheduled), k, seconds, sum(yields.values()))
+            self.choice.observe_step(len(scheduled), k, seconds, sum(yields.values()), sum(reads))
 
     def _kind(self, scheduler_output: Any) -> int | None:
         """k if a step drafted so many tokens and verified as many of nearly every request, else None."""
