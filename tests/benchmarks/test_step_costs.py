@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import step_costs
+from engine_processes import Load, measure, ready
 
 
 class Answers:
@@ -17,7 +18,7 @@ class Answers:
     def read(self) -> dict[str, Any] | None:
         return next(self.answers, None)
 
-    def ask(self, batch_size: int, prompt: int) -> dict[str, Any] | None:
+    def ask(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         self.log.append(self.label)
         return self.read()
 
@@ -42,7 +43,8 @@ NOTHING = {"num_accepted_tokens": 0}
 def test_engines_alternate_and_one_that_ends_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     log: list[str] = []
     engines = [Answers("a", 99, log), Answers("b", 99, log), Answers("c", 5, log), Answers("d", 0, log)]
-    found = step_costs.measure(engines, [1, 4], 3)
+    load = Load(script="", sizes=[1, 4], ask=lambda *asked: {}, row=step_costs.row, compared=step_costs.compared)
+    found = measure(ready(engines), load, 3)  # type: ignore[arg-type, list-item]
     assert {key: len(runs) for key, runs in found.items()} == {(label, size): 3 for label in "ab" for size in (1, 4)}
     assert log[:9] == ["a", "b", "c", "c", "b", "a", "a", "b", "c"]
     told = capsys.readouterr().err
