@@ -91,11 +91,13 @@ def test_a_length_that_is_chosen_on_v1(configure: Configure) -> None:
 
 @pytest.mark.usefixtures("_triton")
 def test_a_length_that_is_chosen_on_v2(configure: Configure) -> None:
-    """vLLM captures graphs for the lengths of a schedule."""
+    """vLLM captures graphs for the lengths of a schedule, each up to the largest of its batches."""
     spec = configure({"num_speculative_tokens": "auto"}).speculative_config
     assert spec.lengths == (0, 2, 4, 8)
     schedule = [tuple(entry) for entry in spec.num_speculative_tokens_per_batch_size]
-    assert schedule == [(1, 1, 8), (2, 2, 4), (3, 3, 2), (4, 2**20, 0)]
+    assert schedule == [(1, 1, 0), (2, 2, 2), (3, 3, 4), (4, 2**20, 8)]
+    alone = configure({"num_speculative_tokens": "auto"}, max_num_seqs=1).speculative_config
+    assert [tuple(entry) for entry in alone.num_speculative_tokens_per_batch_size] == [(1, 2**20, 8)]
 
 
 @pytest.mark.usefixtures("_triton")

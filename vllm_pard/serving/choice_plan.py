@@ -36,8 +36,12 @@ def use_choice(wanted: PardConfig, engine_args: Any, max_k: int) -> tuple[int, .
     return tuple(sorted({0, max(1, max_k // 4), max(1, max_k // 2), max_k}))
 
 
-def schedule_of(lengths: tuple[int, ...]) -> dict[str, Any]:
-    """For vLLM on V2: CUDA graphs are captured for each length that a schedule has; the scheduler goes its own way."""
-    entries = [[place, place, k] for place, k in enumerate(sorted(lengths, reverse=True), start=1)]
+def schedule_of(lengths: tuple[int, ...], max_num_seqs: int | None) -> dict[str, Any]:
+    """For vLLM on V2: CUDA graphs are captured for each length that a schedule has; the scheduler goes its own way.
+
+    The longest has the largest batches, since vLLM makes graphs for batches up to a length's largest.
+    """
+    shortest_last = sorted(lengths, reverse=True)[:max_num_seqs]
+    entries = [[place, place, k] for place, k in enumerate(reversed(shortest_last), start=1)]
     entries[-1][1] = LARGEST_BATCH
     return {"num_speculative_tokens_per_batch_size": entries}

@@ -139,7 +139,7 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
             target_model_config=target_model_config,
             target_parallel_config=target_parallel_config,
             **wanted.upstream,
-            **(schedule_of(lengths) if lengths and runner == "v2" else {}),
+            **(schedule_of(lengths, engine_args.max_num_seqs) if lengths and runner == "v2" else {}),
         )
     except ValidationError as error:
         raise in_one_sentence(error) from error

@@ -141,12 +141,20 @@ class PardWorker(_platform_worker()):  # type: ignore[misc]
     def compile_or_warm_up_model(self) -> Any:
         """The last thing before the engine is ready: what drafts can need is compiled, and it is known what drafts."""
         if self.use_v2_model_runner:
+            self._find_every_graph()
             self.model_runner.speculator.warm_up()
         times = super().compile_or_warm_up_model()
         if self.is_driver_worker:
             logger.info(of_engine(self.vllm_config, self.model_runner).line)
             self.watch = AcceptanceWatch(self._warn_of_low_acceptance, WatchLimits())
         return times
+
+    def _find_every_graph(self) -> None:
+        from vllm_pard.serving.target_graphs import find_every_graph
+
+        manager = self.model_runner.cudagraph_manager
+        if manager is not None and self.vllm_config.speculative_config.uses_dynamic_speculative_decoding():
+            find_every_graph(manager)
 
     def execute_model(self, scheduler_output: Any) -> Any:
         """The first half of a step; adapters have to know how many rows of logits each request has in it."""

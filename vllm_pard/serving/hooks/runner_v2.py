@@ -129,6 +129,11 @@ GRAPH_HOOKS = (
     ),
     Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="CudaGraphManager._init_candidates", parameters=("self",)),
     Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="CudaGraphManager.needs_capture"),
+    Hook(
+        module="vllm.v1.worker.gpu.cudagraph_utils",
+        name="CudaGraphManager.dispatch",
+        parameters=("num_reqs", "num_tokens", "uniform_token_count", "num_active_loras"),
+    ),
     Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="has_compiled_submodule", parameters=("model",)),
     Hook(module="vllm.v1.worker.gpu.cudagraph_utils", name="CudaGraphManager.run_fullgraph", parameters=("desc",)),
     Hook(
