@@ -7,8 +7,8 @@ that are not drafted and the cost of steps that are not made, is probed now and 
 have lost is a debt, and the next one waits until a small share of the time has paid it. No choice looks at the tokens
 of the step that it is for, so sampling stays exact.
 
-On a busy server most steps also read prompts, and these take c(k) + p n for n tokens of them. p is taken for the same
-for all k and batch sizes, so it follows from steps of one kind, one after the other, with unequal n.
+On a busy server most steps also read prompts, and these take c(k) + s + p n for n tokens of them. s and p are taken for
+the same for all k and batch sizes, so they follow from steps of one kind, one after the other, with unequal n.
 """
 
 from collections import defaultdict, deque
@@ -29,10 +29,10 @@ class ChoiceLimits:
     num_drafts: float = 400.0  # older ones count for less: e times less after as many
     prior: float = 5.0  # drafts that say of a token that it is accepted like the one before
     num_costs: int = 25  # steps of a kind that are remembered; their median counts
-    num_slopes: int = 100  # pairs of steps that tell what a prompt's token takes
+    num_pairs: int = 100  # of steps, that tell what prompts take
     num_steps: int = 5  # of a probe; fewer say nothing of a cost
     num_tries: int = 50  # steps after which a probe that had no such steps gives up
-    gain: float = 1.03  # that another choice must promise
+    gain: float = 1.02  # that another choice must promise
     probe_share: float = 0.005  # of the time that probes may lose
     min_probe_interval: int = 100  # steps between two probes
     stall: float = 10.0  # times its usual length is the most that a step counts as lost
@@ -53,26 +53,43 @@ class _Step(NamedTuple):
 
 
 class _PromptCost:
-    """Seconds that a step takes longer for each token of a prompt: the weighted median of the slopes between steps."""
+    """What a step takes longer that reads prompts: for each token, and for there being any, since decodes alone may
+    have a CUDA graph of their own. From steps of one kind, one after the other.
+    """
 
     def __init__(self, limits: ChoiceLimits) -> None:
-        self.seconds = 0.0
-        self._slopes: deque[tuple[float, int]] = deque(maxlen=limits.num_slopes)  # and how far apart the two are
+        self._per_token = self._per_step = 0.0  # seconds
+        self._slopes: deque[tuple[float, int]] = deque(maxlen=limits.num_pairs)  # and their weights
+        self._jumps: deque[_Step] = deque(maxlen=limits.num_pairs)  # from none to some
         self._limits = limits
+
+    def of(self, step: _Step) -> float:
+        """Seconds of a step that its prompts took."""
+        return self._per_step + self._per_token * step.num_prompt_tokens if step.num_prompt_tokens else 0.0
 
     def observe(self, before: _Step, step: _Step) -> None:
         """Two steps of a kind."""
-        more = step.num_prompt_tokens - before.num_prompt_tokens
-        if more:
-            self._slopes.append(((step.seconds - before.seconds) / more, abs(more)))
-            if len(self._slopes) >= self._limits.num_steps:
-                self.seconds = max(0.0, self._median())
+        more = _Step(step.seconds - before.seconds, step.num_prompt_tokens - before.num_prompt_tokens)
+        if more.num_prompt_tokens == 0:
+            return
+        if step.num_prompt_tokens and before.num_prompt_tokens:
+            self._slopes.append((more.seconds / more.num_prompt_tokens, abs(more.num_prompt_tokens)))
+        else:
+            sign = 1 if more.num_prompt_tokens > 0 else -1
+            self._jumps.append(_Step(sign * more.seconds, sign * more.num_prompt_tokens))
+        if len(self._slopes) >= self._limits.num_steps:
+            self._per_token = max(0.0, _weighted_median(self._slopes))
+        if len(self._jumps) >= self._limits.num_steps:
+            self._per_step = max(
+                0.0, median(jump.seconds - self._per_token * jump.num_prompt_tokens for jump in self._jumps)
+            )
 
-    def _median(self) -> float:
-        half = sum(weight for _, weight in self._slopes) / 2
-        slopes = sorted(self._slopes)
-        weights = accumulate(weight for _, weight in slopes)
-        return next(slope for (slope, _), weight in zip(slopes, weights, strict=True) if weight >= half)
+
+def _weighted_median(values: Collection[tuple[float, int]]) -> float:
+    half = sum(weight for _, weight in values) / 2
+    ascending = sorted(values)
+    weights = accumulate(weight for _, weight in ascending)
+    return next(value for (value, _), weight in zip(ascending, weights, strict=True) if weight >= half)
 
 
 class _Batch:
@@ -98,10 +115,9 @@ class _Batch:
 
     def cost(self, k: int) -> float | None:
         """Seconds of a step without prompts; None where there were too few."""
-        steps, prompt_cost = self.steps[k], self._prompt_cost.seconds
-        if len(steps) < self._limits.num_steps:
+        if len(self.steps[k]) < self._limits.num_steps:
             return None
-        return median(step.seconds - prompt_cost * step.num_prompt_tokens for step in steps)
+        return median(step.seconds - self._prompt_cost.of(step) for step in self.steps[k])
 
 
 class LengthChoice:
@@ -110,6 +126,7 @@ class LengthChoice:
     def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
         self.lengths, self.max_k, self.limits = sorted(lengths), max(lengths), limits or ChoiceLimits()
         self._batches: dict[int, _Batch] = {}
+        self._size: int | None = None  # of the present one
         self._prompt_cost = _PromptCost(self.limits)
         self._num_tried = [0.0] * self.max_k  # drafts that were accepted up to a token i, which was there
         self._num_accepted = [0.0] * self.max_k  # those of them in which it was accepted too
@@ -133,10 +150,10 @@ class LengthChoice:
         """
         batch = self._batch(batch_size)
         batch.num_steps += 1
+        step = _Step(seconds, num_prompt_tokens)
         if k is not None:
-            batch.observe(k, _Step(seconds, num_prompt_tokens))
-        without_prompts = seconds - self._prompt_cost.seconds * num_prompt_tokens
-        self._settle(batch, k, without_prompts, num_tokens / batch_size)
+            batch.observe(k, step)
+        self._settle(batch, k, seconds - self._prompt_cost.of(step), num_tokens / batch_size)
         batch.num_steps_since_probe += 1
         if batch.probe is not None:
             batch.probe.num_left -= batch.probe.k == k
@@ -208,13 +225,19 @@ class LengthChoice:
             batch.debt += min(seconds, self.limits.stall * cost) - num_tokens * cost / self.length(batch.k)
 
     def _batch(self, batch_size: int) -> _Batch:
-        """Of batch sizes about the same power of the root of 2; a new one begins with its neighbour's choice."""
-        size = round(2 * log2(batch_size))
-        if size not in self._batches:
-            nearest = min(self._batches, key=lambda known: abs(known - size), default=None)
+        """Of batch sizes about the same power of the root of 2; a new one begins with its neighbour's choice.
+
+        Users come and go, so that a batch now and then has one request less: it stays the same within a factor of the
+        root of 2.
+        """
+        exact = 2 * log2(batch_size)
+        if self._size is None or abs(exact - self._size) > 1:
+            self._size = round(exact)
+        if self._size not in self._batches:
+            nearest = min(self._batches, key=lambda known: abs(known - exact), default=None)
             k = self.max_k if nearest is None else self._batches[nearest].k
-            self._batches[size] = _Batch(k, self._prompt_cost, self.limits)
-        return self._batches[size]
+            self._batches[self._size] = _Batch(k, self._prompt_cost, self.limits)
+        return self._batches[self._size]
 
 
 class TreeChoice(LengthChoice):

@@ -8,9 +8,21 @@ from vllm_pard.choice import LengthChoice
 K, LENGTHS = 8, (0, 2, 4, 8)
 
 
-def two_cores(num_requests: int, num_rows: int, num_drafted: int) -> float:
+def two_cores(num_requests: int, num_rows: int, num_reading: int, num_drafted: int) -> float:
     """With eight drafts 1.5, 2.8 and 5.7 plain steps at 1, 4 and 16 requests: the 291M pair's in float32."""
     return 0.05 + 0.0025 * num_rows + (0.007 * num_requests if num_drafted else 0.0)
+
+
+class Gpu:
+    """An 8B target on an H200: steps of decodes alone replay a graph, others and those of another k don't."""
+
+    def __init__(self) -> None:
+        self.k = K
+
+    def __call__(self, num_requests: int, num_rows: int, num_reading: int, num_drafted: int) -> float:
+        is_graph, self.k = num_reading == 0 and num_drafted == self.k, num_drafted
+        rows, draft, launches = 0.000012 * max(0, num_rows - 100), 0.0012, 0.010
+        return 0.0047 + rows + draft * (num_drafted > 0) + launches * (not is_graph)
 
 
 @pytest.mark.parametrize("runner", ["v1", "v2"])
@@ -50,3 +62,24 @@ def test_learns_from_steps_that_read_prompts(num_users: int, num_tokens: int) ->
         )
 
     assert speed(LengthChoice(LENGTHS)) > 0.95 * speed(Fixed(0)), "after so many steps"
+
+
+@pytest.mark.parametrize("num_away", [0, 2])
+@pytest.mark.parametrize(("num_users", "acceptance"), [(4, 0.85), (16, 0.85), (32, 0.85), (32, 0.5)])
+def test_keeps_its_choice_while_batches_change_a_little(num_users: int, acceptance: float, num_away: int) -> None:
+    """On a GPU prompts and changes leave the graphs, and cost more than a wrong choice."""
+
+    def speed(choice: LengthChoice) -> float:
+        return tokens_per_second(
+            "v2",
+            choice,
+            Gpu(),
+            acceptance,
+            max_k=K,
+            num_users=num_users,
+            num_tokens=60,
+            num_steps=1000,
+            num_away=num_away,
+        )
+
+    assert speed(LengthChoice(LENGTHS)) > 0.95 * max(speed(Fixed(k)) for k in LENGTHS)

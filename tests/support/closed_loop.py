@@ -1,14 +1,16 @@
 """A server that is made up, around the real scheduler's mixin: users who each send a request after the other."""
 
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from random import Random
 
-from fake_scheduler import Scheduler
+from fake_scheduler import PROMPT, Scheduler
 
 from vllm_pard.choice import LengthChoice
 
-Cost = Callable[[int, int, int], float]  # requests, rows of the target, drafts of each request -> seconds
+# Requests, rows of the target, rows of them that read prompts, drafts of each request -> seconds
+Cost = Callable[[int, int, int, int], float]
 
 
 class Fixed(LengthChoice):
@@ -32,26 +34,31 @@ def tokens_per_second(
     num_users: int,
     num_tokens: int,
     num_steps: int,
+    num_away: int = 0,
     seed: int = 0,
 ) -> float:
     """Of so many users, whose answers have about so many tokens, each draft token accepted after the one before.
 
-    As many steps before are not measured.
+    As many steps before are not measured. Users are away for some steps between two requests.
     """
     scheduler, rng, names = Scheduler(runner, max_k=max_k, max_num_reqs=num_users), Random(seed), count()
     scheduler.choice = choice
     now = tokens = started = 0.0
+    arriving = deque([num_users, *[0] * num_away])
     scheduler.clock = lambda: now
     for step in range(2 * num_steps):
         if step == num_steps:
             started, tokens = now, 0.0
-        while len(scheduler.requests) < num_users:
+        for _ in range(arriving.popleft()):
             length = rng.randint(num_tokens // 2, num_tokens * 3 // 2)
             scheduler.add(str(next(names)), num_left=length, has_read=False)
+        num_reading = sum(not request.has_read for request in scheduler.requests.values())
         output = scheduler.schedule()
-        num_rows = sum(output.num_scheduled_tokens.values())
-        now += cost(num_users, num_rows, output.num_spec_tokens_to_schedule) * (1 + 0.05 * abs(rng.gauss(0, 1)))
+        num_rows, num_drafts = sum(output.num_scheduled_tokens.values()), output.num_spec_tokens_to_schedule
+        seconds = cost(len(scheduler.requests), num_rows, PROMPT * num_reading, num_drafts)
+        now += seconds * (1 + 0.05 * abs(rng.gauss(0, 1)))
         tokens += scheduler.finish(output, lambda num_drafts: accepted(rng, acceptance, num_drafts))
+        arriving.append(num_users - len(scheduler.requests) - sum(arriving))
     return tokens / (now - started)
 
 

@@ -216,6 +216,6 @@ def changing_lengths(target: str, draft: str, lengths: list[int], num_steps: int
     scheduler.update_from_output = recording
     pard = generate(llm, requests, params)
     costs = {
-        size: {k: len(seen) for k, seen in batch.costs.items()} for size, batch in scheduler.choice._batches.items()
+        size: {k: len(seen) for k, seen in batch.steps.items()} for size, batch in scheduler.choice._batches.items()
     }
     return {"plain": plain, "pard": pard, "verified": verified, "costs": costs, "counts": spec_counts(llm)}

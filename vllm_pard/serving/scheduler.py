@@ -35,7 +35,7 @@ class ChoosesLength(Base):
         super().__init__(*args, **kwargs)
         spec = self.vllm_config.speculative_config
         self.choice = (LengthChoice if spec.tree_depth is None else TreeChoice)(spec.lengths)
-        self._truncates = spec.runner == "v1"
+        self._is_v1 = spec.runner == "v1"
         self._blind: set[str] = set()  # on V1: requests of which the draft has not read all
         self._last: Step | None = None
 
@@ -43,11 +43,11 @@ class ChoosesLength(Base):
         """Choose for this step, and let vLLM schedule it."""
         # Who waits may join in this step.
         k = self.choice.choose(min(max(len(self.requests), 1), self.max_num_running_reqs))
-        if self._truncates:
-            k = self._truncate(k)
-        self.dynamic_sd_lookup = [self._num_drafted(k)] * (self.max_num_running_reqs + 1)
+        if self._is_v1 and self._all_are_blind():
+            k = 0
+        self.dynamic_sd_lookup = [k] * (self.max_num_running_reqs + 1)
         output = super().schedule(*args, **kwargs)
-        if self._truncates and k == 0:
+        if self._is_v1 and k == 0:
             self._blind |= output.num_scheduled_tokens.keys()
         return output
 
@@ -56,20 +56,13 @@ class ChoosesLength(Base):
         self._observe(scheduler_output, model_runner_output)
         return super().update_from_output(scheduler_output, model_runner_output)
 
-    def _num_drafted(self, k: int) -> int:
-        """On V1 drafts are always as many as the draft was planned for, or none."""
-        return self.num_spec_tokens if self._truncates and k > 0 else k
-
-    def _truncate(self, k: int) -> int:
-        """Verify the first k drafts of those that the step before has made, none of a draft that has missed tokens.
-
-        What is left of k: drafts that no request can use are not made.
-        """
+    def _all_are_blind(self) -> bool:
+        """Drop drafts of requests of which the draft has not read all; whether no other is there to draft for."""
         self._blind &= self.requests.keys()
         for request in self.running:
-            if request.spec_token_ids:
-                request.spec_token_ids = request.spec_token_ids[: 0 if request.request_id in self._blind else k]
-        return 0 if self.requests and self._blind.issuperset(self.requests) else k
+            if request.request_id in self._blind:
+                request.spec_token_ids = []
+        return bool(self.requests) and self._blind.issuperset(self.requests)
 
     def _observe(self, scheduler_output: Any, model_runner_output: Any) -> None:
         scheduled, drafts = scheduler_output.num_scheduled_tokens, scheduler_output.scheduled_spec_decode_tokens
@@ -93,7 +86,7 @@ class ChoosesLength(Base):
         scheduled, drafts = scheduler_output.num_scheduled_tokens, scheduler_output.scheduled_spec_decode_tokens
         numbers = Counter(len(drafts.get(request, ())) for request in scheduled)
         k = max(numbers)
-        is_steady = scheduler_output.num_spec_tokens_to_schedule == self._num_drafted(k)
+        is_steady = scheduler_output.num_spec_tokens_to_schedule == k
         return k if is_steady and numbers[k] >= MOST * len(scheduled) else None
 
 

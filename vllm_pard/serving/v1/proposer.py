@@ -36,9 +36,14 @@ class PardProposer(DraftModelProposer):
         return model
 
     def propose(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Draft as vLLM does, and take the time; where no drafts are wanted, their requests will never draft again."""
-        if kwargs.get("num_speculative_tokens") == 0:
+        """Draft as vLLM does, with as many masks as drafts are wanted, and take the time.
+
+        Where none are wanted, their requests will never draft again.
+        """
+        num_drafts = int(kwargs["num_speculative_tokens"])
+        if num_drafts == 0:
             return torch.empty(self._runner.input_batch.num_reqs, 0, dtype=torch.int64, device=self.device)
+        self.extra_slots_per_request = self.net_num_new_slots_per_request = num_drafts
         started = time.perf_counter()
         tokens: Tensor = super().propose(*args, **kwargs)
         self.seconds += time.perf_counter() - started
