@@ -252,7 +252,9 @@ def cases() -> Iterator[Case]:
     yield Case(label="drafts, no cache", call=partial(layout, num_drafts=15, groups=()))
     yield Case(label="drafts, features", call=partial(layout, num_drafts=15, reads_target=True))
     yield Case(label="features, Qwen3-0.6B draft", call=partial(features, model=QWEN3_0_6B, num_drafts=15))
-    yield Case(label="tree of 64", call=partial(tree, num_drafts=15, num_candidates=8, num_nodes=63))
+    for num_nodes in (31, 63):
+        call = partial(tree, num_drafts=15, num_candidates=8, num_nodes=num_nodes)
+        yield Case(label=f"tree of {1 + num_nodes}", call=call)
     yield Case(label="tree path", call=partial(tree_path, num_rows=64))
     yield Case(label="tree rows", call=partial(tree_rows, num_rows=64))
     yield Case(label="tree K/V, Llama-3.1-8B", call=partial(tree_kv, model=LLAMA_3_1_8B))

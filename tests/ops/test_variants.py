@@ -26,6 +26,7 @@ NUM_VARIANTS = {
     "layout, features": 1,
     "features": 1,
     "trees": 1,
+    "trees, many nodes": 1,
     "tree path": 1,
     "tree rows": 2,
     "tree K/V": 1,

@@ -163,8 +163,8 @@ def target_features() -> tuple[Calls, Calls]:
     )
 
 
-def trees() -> tuple[Calls, Calls]:
-    """Any K, number of candidates and of nodes, any part of a batch, with a history or without."""
+def trees(*numbers_of_nodes: int) -> tuple[Calls, Calls]:
+    """Any K, number of candidates and some of nodes, any part of a batch, with a history or without."""
     lengths = torch.zeros(40, dtype=torch.int32)
 
     def build(first: int, num_reqs: int, num_drafts: int, num_candidates: int, num_nodes: int) -> None:
@@ -183,10 +183,10 @@ def trees() -> tuple[Calls, Calls]:
     def sweep() -> Calls:
         for first, num_reqs in ((0, 1), (1, 1), (0, 16), (3, 37)):
             for num_drafts, num_candidates in ((1, 63), (3, 4), (16, 16), (63, 1)):
-                for num_nodes in (1, 2, 16, 31, 32, 63):
+                for num_nodes in numbers_of_nodes:
                     yield partial(build, first, num_reqs, num_drafts, num_candidates, num_nodes)
 
-    return iter([partial(build, 0, 8, 8, 8, 31)]), sweep()
+    return iter([partial(build, 0, 8, 8, 8, numbers_of_nodes[0])]), sweep()
 
 
 def tree_path() -> tuple[Calls, Calls]:
@@ -286,7 +286,8 @@ SWEEPS: dict[str, Callable[[], tuple[Calls, Calls]]] = {
     "layout, no cache": partial(layout, (), False),
     "layout, features": partial(layout, (16,), False, reads_target=True),
     "features": target_features,
-    "trees": trees,
+    "trees": partial(trees, 32, 1, 2, 16, 31, 42),
+    "trees, many nodes": partial(trees, 43, 63),
     "tree path": tree_path,
     "tree rows": tree_rows,
     "tree K/V": partial(tree_kv, 128),

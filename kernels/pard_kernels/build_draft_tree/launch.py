@@ -1,4 +1,4 @@
-"""The launch of `build_draft_tree`; an engine needs one variant of the kernel, whatever K, C and N are."""
+"""The launch of `build_draft_tree`; an engine needs one variant of the kernel, whatever K and C are."""
 
 import math
 
@@ -16,9 +16,9 @@ from pard_kernels.build_draft_tree.checks import (
 from pard_kernels.build_draft_tree.kernel import build_draft_tree_kernel
 from pard_kernels.build_draft_tree.reference import MAX_HISTORY, PAIR_SHARE, SINGLE_SHARE, DraftTree, History
 
-# Each node that is taken, and the root, opens three: its next sibling, its first child, and what has followed before.
-# One size for all trees: some lanes a thread cost less than a compilation.
-BLOCK_OPENED = next_power_of_2(3 * MAX_NODES)
+OPENED = 3  # by each node that is taken, and the root: its next sibling, its first child, what has followed before
+# Of two sizes, so that few are compiled; the smaller one halves the search's work.
+SMALL, LARGE = 128, next_power_of_2(OPENED * MAX_NODES)
 
 
 def build_draft_tree(
@@ -50,7 +50,8 @@ def build_draft_tree(
         token_ids.stride(0),
         PAIR_SHARE=PAIR_SHARE, PAIR_REST=math.log1p(-PAIR_SHARE),
         SINGLE_SHARE=SINGLE_SHARE, SINGLE_REST=math.log1p(-SINGLE_SHARE),
-        BLOCK_OPENED=BLOCK_OPENED, BLOCK_CANDIDATES=MAX_CANDIDATES, BLOCK_HISTORY=MAX_HISTORY,
+        BLOCK_OPENED=SMALL if OPENED * num_nodes <= SMALL else LARGE,
+        BLOCK_CANDIDATES=MAX_CANDIDATES, BLOCK_HISTORY=MAX_HISTORY,
         num_warps=1,  # what a node is chosen by never leaves its warp
     )  # fmt: skip
     return out
