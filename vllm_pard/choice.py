@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import log2
 from statistics import median
-from typing import NamedTuple
+
+from vllm_pard.prompt_cost import PromptCost, Step
 
 __all__ = ["ChoiceLimits", "LengthChoice", "TreeChoice"]
 
@@ -29,7 +30,6 @@ class ChoiceLimits:
     num_drafts: float = 400.0  # older ones count for less: e times less after as many
     prior: float = 5.0  # drafts that say of a token that it is accepted like the one before
     num_costs: int = 25  # steps of a kind that are remembered; their median counts
-    num_pairs: int = 100  # of steps, that tell what prompts take
     num_steps: int = 5  # of a probe; fewer say nothing of a cost
     num_tries: int = 50  # steps after which a probe that had no such steps gives up
     gain: float = 1.02  # that another choice must promise
@@ -47,57 +47,12 @@ class _Probe:
     num_tries: int
 
 
-class _Step(NamedTuple):
-    seconds: float
-    num_prompt_tokens: int
-
-
-class _PromptCost:
-    """What a step takes longer that reads prompts: for each token, and for there being any, since decodes alone may
-    have a CUDA graph of their own. From steps of one kind, one after the other.
-    """
-
-    def __init__(self, limits: ChoiceLimits) -> None:
-        self._per_token = self._per_step = 0.0  # seconds
-        self._slopes: deque[tuple[float, int]] = deque(maxlen=limits.num_pairs)  # and their weights
-        self._jumps: deque[_Step] = deque(maxlen=limits.num_pairs)  # from none to some
-        self._limits = limits
-
-    def of(self, step: _Step) -> float:
-        """Seconds of a step that its prompts took."""
-        return self._per_step + self._per_token * step.num_prompt_tokens if step.num_prompt_tokens else 0.0
-
-    def observe(self, before: _Step, step: _Step) -> None:
-        """Two steps of a kind."""
-        more = _Step(step.seconds - before.seconds, step.num_prompt_tokens - before.num_prompt_tokens)
-        if more.num_prompt_tokens == 0:
-            return
-        if step.num_prompt_tokens and before.num_prompt_tokens:
-            self._slopes.append((more.seconds / more.num_prompt_tokens, abs(more.num_prompt_tokens)))
-        else:
-            sign = 1 if more.num_prompt_tokens > 0 else -1
-            self._jumps.append(_Step(sign * more.seconds, sign * more.num_prompt_tokens))
-        if len(self._slopes) >= self._limits.num_steps:
-            self._per_token = max(0.0, _weighted_median(self._slopes))
-        if len(self._jumps) >= self._limits.num_steps:
-            self._per_step = max(
-                0.0, median(jump.seconds - self._per_token * jump.num_prompt_tokens for jump in self._jumps)
-            )
-
-
-def _weighted_median(values: Collection[tuple[float, int]]) -> float:
-    half = sum(weight for _, weight in values) / 2
-    ascending = sorted(values)
-    weights = accumulate(weight for _, weight in ascending)
-    return next(value for (value, _), weight in zip(ascending, weights, strict=True) if weight >= half)
-
-
 class _Batch:
     """What is known of steps of about one batch size."""
 
-    def __init__(self, k: int, prompt_cost: _PromptCost, limits: ChoiceLimits) -> None:
+    def __init__(self, k: int, prompt_cost: PromptCost, limits: ChoiceLimits) -> None:
         self.k = k  # the present choice
-        self.steps: dict[int, deque[_Step]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
+        self.steps: dict[int, deque[Step]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
         self.probe: _Probe | None = None
         self.num_steps = 0
         self.num_steps_since_probe = 0
@@ -107,7 +62,7 @@ class _Batch:
         self.has_given_up = False  # a probe without steps of its kind
         self._prompt_cost, self._limits = prompt_cost, limits
 
-    def observe(self, k: int, step: _Step) -> None:
+    def observe(self, k: int, step: Step) -> None:
         if self.steps[k]:
             self._prompt_cost.observe(self.steps[k][-1], step)
         self.steps[k].append(step)
@@ -127,7 +82,7 @@ class LengthChoice:
         self.lengths, self.max_k, self.limits = sorted(lengths), max(lengths), limits or ChoiceLimits()
         self._batches: dict[int, _Batch] = {}
         self._size: int | None = None  # of the present one
-        self._prompt_cost = _PromptCost(self.limits)
+        self._prompt_cost = PromptCost(self.limits.num_steps)
         self._num_tried = [0.0] * self.max_k  # drafts that were accepted up to a token i, which was there
         self._num_accepted = [0.0] * self.max_k  # those of them in which it was accepted too
 
@@ -150,7 +105,7 @@ class LengthChoice:
         """
         batch = self._batch(batch_size)
         batch.num_steps += 1
-        step = _Step(seconds, num_prompt_tokens)
+        step = Step(seconds, num_prompt_tokens)
         if k is not None:
             batch.observe(k, step)
         self._settle(batch, k, seconds - self._prompt_cost.of(step), num_tokens / batch_size)
