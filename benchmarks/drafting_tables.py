@@ -45,6 +45,35 @@ def branch_rules_table(result: dict[str, Any]) -> str:
     return markdown(["task"], titles, lines, "Descent / draws without replacement: `branch_rules_cpu.json`.")
 
 
+def never_slower_table(name: str) -> str:
+    """Speeds of `benchmarks/never_slower.py`: a line a pair and concurrency, a column a method; how good auto is."""
+    rows = load(name)["rows"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for pair, concurrency in dict.fromkeys((row["pair"], row["concurrency"]) for row in rows):
+        found = {row["method"]: row for row in rows if (row["pair"], row["concurrency"]) == (pair, concurrency)}
+        speeds = [found[method]["tokens_per_second"] for method in methods]
+        cells = [_speed(found[method], "ratio_to_none") for method in methods]
+        lines.append([pair, concurrency, *cells, f"{speeds[-1] / max(speeds[:-1]):.2f}"])
+    titles = ["at a time", *methods, f"{methods[-1]} / best other"]
+    return markdown(["pair"], titles, lines, f"Tokens/s, and their ratio to plain decoding: `{name}.json`.")
+
+
+def users_table(name: str) -> str:
+    """Speeds of `benchmarks/users.py`: a line a number of users, a column a method."""
+    rows = load(name)["rows"]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    lines = [
+        [number, *(_speed(row, "speed_up") for row in rows if row["concurrency"] == number)]
+        for number in dict.fromkeys(row["concurrency"] for row in rows)
+    ]
+    return markdown([], ["users", *methods], lines, f"Tokens/s, and their ratio to plain decoding: `{name}.json`.")
+
+
+def _speed(row: Row, ratio: str) -> str:
+    return f"{row['tokens_per_second']:,.0f}, **{row[ratio]:.2f}x**"
+
+
 def _lengths_table(title: str, line_of: Callable[[Row], str], rows: list[Row], note: str) -> str:
     """Acceptance lengths, a line for each that `line_of` tells apart, a column a task and temperature."""
     lines: dict[str, dict[tuple[Any, ...], str]] = {}

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from bench_tables import BENCH, PLAIN_ROWS, RESULTS, ROOT, bench_table, demo_table, load, markdown, methods_table
-from drafting_tables import branch_rules_table, tree_builders_table, trees_table
+from drafting_tables import branch_rules_table, never_slower_table, tree_builders_table, trees_table, users_table
 from training_tables import LOSSES, cod_table, losses_table, pard2_table, real_pair_table
 
 from vllm_pard.bench.pictures import Picture, pictures
@@ -22,6 +22,7 @@ from vllm_pard.bench.plots import data_of, draw
 PICTURE, PICTURED = RESULTS / "speed_up.png", BENCH
 STEP_COSTS = "step_costs_llama-3.1-8b_nvidia_h200"
 STEP_COSTS_PARD2 = "step_costs_pard2_llama-3.1-8b_nvidia_h200"
+USERS = "users_llama-3.1-8b_nvidia_h200"
 
 
 def host_work_table(rows: list[dict[str, Any]]) -> str:
@@ -54,7 +55,7 @@ def step_costs_table(name: str) -> str:
         lines.append([method, f"{of_method[sizes[0]]['acceptance_length']:.2f}", *cells])
     about = result["conditions"]
     note = (
-        f"Medians of four batches of 128 tokens, engines of all methods in alternating order: the time of a step, "
+        f"Medians of batches of 128 tokens, engines of all methods in alternating order: the time of a step, "
         f"its ratio to a plain one, tokens/s and speed-up. vLLM {about['versions']['vllm']}, torch "
         f"{about['versions']['torch']}, one {about['devices'][0]}: `{name}.json`."
     )
@@ -75,6 +76,8 @@ BENCHMARKS_TABLES: dict[str, Callable[[], str]] = {
     "tree_builders": lambda: tree_builders_table("tree_builders_cpu"),
     "step_costs": lambda: step_costs_table(STEP_COSTS),
     "step_costs_pard2": lambda: step_costs_table(STEP_COSTS_PARD2),
+    "users": lambda: users_table(USERS),
+    "never_slower": lambda: never_slower_table("never_slower_cpu"),
     "real_pair": lambda: real_pair_table(load("real_pair_cpu")),
     "cod": lambda: cod_table(load("cod_cpu")),
     "pard2": lambda: pard2_table(load("pard2_cpu")),

@@ -73,7 +73,7 @@ def row(label: str, num_users: int, runs: list[dict[str, Any]]) -> dict[str, Any
     speeds = [run["num_tokens"] / run["seconds"] for run in runs]
     return {
         "method": label,
-        "num_users": num_users,
+        "concurrency": num_users,
         "tokens_per_second": round(median(speeds), 1),
         "tokens_per_second_extremes": [round(min(speeds), 1), round(max(speeds), 1)],
         "num_drafts": drafts,
@@ -84,10 +84,10 @@ def row(label: str, num_users: int, runs: list[dict[str, Any]]) -> dict[str, Any
 
 def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """With the first method at as many users: how much faster, and how many answers are equal."""
-    firsts = {row["num_users"]: row for row in rows if row["method"] == rows[0]["method"]}
+    firsts = {row["concurrency"]: row for row in rows if row["method"] == rows[0]["method"]}
     found = []
     for each in rows:
-        first = firsts[each["num_users"]]
+        first = firsts[each["concurrency"]]
         pairs = list(zip(each["digests"], first["digests"], strict=True))
         found.append(
             {name: value for name, value in each.items() if name != "digests"}
