@@ -2,10 +2,14 @@
 #   PYTHON=python3.12   the Python that makes it
 #   EXTRA=cpu           the CPU engine on a machine with a GPU (cpu or cuda; found out when not given)
 #   VENV=/opt/venv      an environment that has vLLM already, as on AMD GPUs; nothing of its vLLM is changed
+#   WORKERS=4           tests side by side, 2 if not given: each needs a core, and 4 GB for its engines
 PYTHON ?= python3
 VENV ?= .venv
 EXTRA ?=
+WORKERS ?= 2
 RUN = $(VENV)/bin/python -m
+# A file's tests stay together, since they share engines.
+TESTS = OMP_NUM_THREADS=1 $(RUN) pytest -n $(WORKERS) --dist loadfile
 SETUP = $(PYTHON) scripts/setup_env.py --venv "$(VENV)" --kind "$(EXTRA)" --extra dev
 
 .PHONY: help demo test test-slow check gpu-check demo-pair real-pair env clean
@@ -24,10 +28,10 @@ demo: env
 	@$(VENV)/bin/vllm-pard demo
 
 test: env
-	@$(RUN) pytest -m "not slow"
+	@$(TESTS) -m "not slow"
 
 test-slow: env
-	@$(RUN) pytest -m slow
+	@$(TESTS) -m slow
 
 check: env
 	@$(RUN) ruff format --check .

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from notices import Notices
 
 torch.set_num_threads(1)  # tiny models: more threads only wait for each other
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Print what tests have to say beside their results."""
+    config.pluginmanager.register(Notices())
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from engine import ON_GPU
-from vllm_releases import NEWEST, Notice, Unavailable, engine_environment
+from notices import notice
+from vllm_releases import NEWEST, Unavailable, engine_environment
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +19,7 @@ def newest_vllm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         return engine_environment(NEWEST, tmp_path_factory.mktemp("vllm"))
     except (Unavailable, OSError) as error:
         line = f"model runner V2 was tested on the installed vLLM instead of {NEWEST}: {error}"
-        request.config.pluginmanager.register(Notice(line))
+        notice(request.config, line)
         return {}
 
 

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from notices import notice
 from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.backends.triton_attn import TritonAttentionBackend
-from vllm_releases import NEWEST, Notice, Unavailable, cached_sources
+from vllm_releases import NEWEST, Unavailable, cached_sources
 
 from vllm_pard.serving.draft import loading
 
@@ -40,7 +41,7 @@ def test_of_the_newest_release(request: pytest.FixtureRequest) -> None:
     try:
         sources = cached_sources(NEWEST)
     except (Unavailable, OSError) as error:
-        request.config.pluginmanager.register(Notice(f"backends not read from vLLM {NEWEST}: {error}"))
+        notice(request.config, f"backends not read from vLLM {NEWEST}: {error}")
         pytest.skip(str(error))
     assert backends_with_a_threshold(zipfile.Path(sources)) - OF_STATE_SPACES == loading.LIMIT_DECODES
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from notices import notice
 from source_tree import SourceTree
-from vllm_releases import NEWEST, Notice, Unavailable, cached_sources
+from vllm_releases import NEWEST, Unavailable, cached_sources
 
 from vllm_pard.cli.serve import SERVE, SERVE_ON_CPU
 from vllm_pard.serving import compat
@@ -41,7 +42,7 @@ def other_release(request: pytest.FixtureRequest) -> SourceTree:
         sources = cached_sources(request.param)
     except (Unavailable, OSError) as error:
         reason = f"hooks not checked against vLLM {request.param}: {error}"
-        request.config.pluginmanager.register(Notice(reason))
+        notice(request.config, reason)
         pytest.skip(reason)
     return SourceTree(zipfile.Path(sources))
 

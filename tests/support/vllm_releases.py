@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("VLLM_PARD_WHEEL_CACHE") or ROOT / ".cache" / "wheels")
@@ -25,22 +25,17 @@ class Unavailable(Exception):
     """A release's sources can't be had here; the message says why."""
 
 
-class Notice:
-    """A line under pytest's results, so that what did not run as it should is seen without `-rs`."""
-
-    def __init__(self, line: str) -> None:
-        self.line = line
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        terminalreporter.write_line(f"NOTICE: {self.line}", yellow=True)
-
-
 def cached_sources(release: str) -> Path:
     """The zip file of a release's .py files; made from a wheel in the cache, or else from a downloaded one."""
     sources = CACHE / f"vllm-{release}-sources.zip"
-    if sources.exists():
-        return sources
     CACHE.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{sources}.lock"):  # of several processes that test, one downloads
+        if not sources.exists():
+            _make_sources(release, sources)
+    return sources
+
+
+def _make_sources(release: str, sources: Path) -> None:
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="download-") as folder:
         wheel = next(CACHE.glob(f"vllm-{release}-*.whl"), None) or download_wheel(release, Path(folder))
         partial = Path(folder) / sources.name
@@ -49,7 +44,6 @@ def cached_sources(release: str) -> Path:
                 if name.endswith(".py"):
                     unpacked.writestr(name, packed.read(name))
         partial.replace(sources)
-    return sources
 
 
 def download_wheel(release: str, folder: Path) -> Path:
