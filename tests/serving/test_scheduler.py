@@ -124,22 +124,14 @@ def test_steps_that_waited_for_someone_tell_nothing() -> None:
     assert again.steps == [(1, 4, 1, 1)] * 2, "the first of three came after who knows what"
 
 
-def test_prompts_are_told_beside_the_kind_of_those_who_decode() -> None:
+@pytest.mark.parametrize(("names", "told"), [("abcdefg", [PROMPT, 0]), ("abcdef", [0])])
+def test_prompts_are_told_unless_they_hide_what_drafts_cost(names: str, told: list[int]) -> None:
+    """8 x 4 drafts are more than the prompt's tokens, 7 x 4 are not."""
     scheduler, choice = Scheduler("v2"), Choice(4, 4, 4)
-    scheduler.add(*"abcdefg")
+    scheduler.add(*names)
     run_steps(scheduler, choice)
-    scheduler.add("h", has_read=False)
+    scheduler.add("newcomer", has_read=False)
     again = Choice(4, 4)
     run_steps(scheduler, again)
-    assert again.steps == [(8, 4, 1, 8)] * 2
-    assert again.num_prompt_tokens == [PROMPT, 0]
-
-
-def test_prompts_that_hide_what_drafts_cost_tell_nothing() -> None:
-    scheduler, choice = Scheduler("v2"), Choice(4, 4, 4)
-    scheduler.add(*"abcdef")
-    run_steps(scheduler, choice)
-    scheduler.add("g", has_read=False)
-    again = Choice(4, 4)
-    run_steps(scheduler, again)
-    assert again.num_prompt_tokens == [0], f"{PROMPT} tokens are more than 7 x 4 drafts"
+    assert again.num_prompt_tokens == told
+    assert again.steps == [(len(names) + 1, 4, 1, len(names) + 1)] * len(told)
