@@ -41,7 +41,9 @@ def test_scale(measure):
 def run_benchmarks(*options: str, target: str = "benchmarks/kernels", path: Path = ROOT) -> Any:
     path_variable = os.pathsep.join([str(path), str(ROOT / "benchmarks" / "kernels")])
     command = [sys.executable, "-m", "pytest", target, "-q", "-p", "no:cacheprovider", "-c", "pyproject.toml", *options]
-    environment = os.environ | {"PYTHONPATH": path_variable, "OMP_NUM_THREADS": "1"}
+    # What pytest-xdist tells its workers would switch timing off in processes of theirs.
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    environment = outside | {"PYTHONPATH": path_variable, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
