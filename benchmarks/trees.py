@@ -118,8 +118,9 @@ def questions(real_pair: Path | None, tests: list[Path]) -> list[Question]:
     asked = [Question(pair="demo", target="demo", draft=demo_draft, task=task) for task in DEMO_TASKS]
     if real_pair is not None:
         pair = Pair(real_pair.resolve(), Path(), ())
-        for draft in filter(Path.exists, map(pair.draft, ("pard", "pard2"))):
-            asked += [Question("real", str(pair.target), str(draft), str(test.resolve())) for test in tests]
+        for kind, name in (("pard", "real"), ("pard2", "real, PARD-2")):
+            if (draft := pair.draft(kind)).exists():
+                asked += [Question(name, str(pair.target), str(draft), str(test.resolve())) for test in tests]
     return asked
 
 

@@ -36,5 +36,5 @@ def test_the_real_pairs_drafts_are_asked_too(tmp_path: Path) -> None:
     found = trees.questions(tmp_path, [tmp_path / "gsm8k.jsonl"])
     assert [(question.pair, Path(question.draft).name) for question in found[2:]] == [
         ("real", "pard"),
-        ("real", "pard2"),
+        ("real, PARD-2", "pard2"),
     ]
