@@ -22,7 +22,18 @@ from vllm_pard.catalog import model_folder  # noqa: E402
 from vllm_pard.conditions import conditions  # noqa: E402
 from vllm_pard.files import write_whole  # noqa: E402
 
-__all__ = ["Engine", "Load", "answer_all", "counts", "measure", "measure_all", "parser", "ready"]
+__all__ = [
+    "Engine",
+    "Load",
+    "acceptance_length",
+    "answer_all",
+    "counts",
+    "demo_prompts",
+    "measure",
+    "measure_all",
+    "parser",
+    "ready",
+]
 
 WARM_UPS = 2
 ENGINE_ARGS = {"max_model_len": 512, "max_num_seqs": 64, "disable_log_stats": False}
@@ -79,10 +90,27 @@ def answer_all(told: dict[str, Any], make: Callable[[Any], Callable[[Asked], Ans
         print(json.dumps(answer(json.loads(line))), file=answers, flush=True)
 
 
-def counts(llm: Any) -> dict[str, int]:
-    """Drafts since the engine started, and the tokens of them that were accepted."""
+def demo_prompts(llm: Any, num_prompts: int | None) -> list[list[int]]:
+    """The demo's questions as token ids; all of them if it is not said how many."""
+    from vllm_pard.bench.prompt_sets import load_prompts
+
+    tokenizer = llm.get_tokenizer()
+    return [tokenizer(each.text)["input_ids"] for each in load_prompts("demo", num_prompts=num_prompts, seed=0).prompts]
+
+
+def counts(llm: Any, before: dict[str, int] | None = None) -> dict[str, int]:
+    """Drafts, and the tokens of them that were accepted, since the engine started or what it had counted `before`."""
     found = {metric.name: getattr(metric, "value", 0) for metric in llm.get_metrics()}
-    return {name: int(found.get(f"vllm:spec_decode_{name}", 0)) for name in ("num_drafts", "num_accepted_tokens")}
+    return {
+        name: int(found.get(f"vllm:spec_decode_{name}", 0)) - (before or {}).get(name, 0)
+        for name in ("num_drafts", "num_accepted_tokens")
+    }
+
+
+def acceptance_length(runs: list[Answer]) -> float:
+    """Tokens of a step, over all runs."""
+    drafts, accepted = (sum(run[name] for run in runs) for name in ("num_drafts", "num_accepted_tokens"))
+    return round(1 + accepted / drafts, 3) if drafts else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

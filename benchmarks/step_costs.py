@@ -16,7 +16,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from engine_processes import Load, answer_all, counts, measure_all, parser
+from engine_processes import Load, acceptance_length, answer_all, counts, demo_prompts, measure_all, parser
 
 NUM_PROMPTS = 8
 MAX_TOKENS = 128
@@ -26,11 +26,7 @@ def timed_batches(llm: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A batch's times and counts."""
     from vllm import SamplingParams, TokensPrompt
 
-    from vllm_pard.bench.prompt_sets import load_prompts
-
-    tokenizer = llm.get_tokenizer()
-    questions = load_prompts("demo", num_prompts=NUM_PROMPTS, seed=0).prompts
-    prompts = [tokenizer(question.text)["input_ids"] for question in questions]
+    prompts = demo_prompts(llm, NUM_PROMPTS)
 
     def timed(batch: list[TokensPrompt], max_tokens: int) -> float:
         params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True, detokenize=False)
@@ -42,15 +38,13 @@ def timed_batches(llm: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         batch = [TokensPrompt(prompt_token_ids=prompts[asked["prompt"] % NUM_PROMPTS])] * asked["batch_size"]
         prompt_seconds, before = timed(batch, 1), counts(llm)
         seconds = timed(batch, MAX_TOKENS)
-        spent = {name: number - before[name] for name, number in counts(llm).items()}
-        return {"prompt_seconds": prompt_seconds, "seconds": seconds} | spent
+        return {"prompt_seconds": prompt_seconds, "seconds": seconds} | counts(llm, before)
 
     return answer
 
 
 def row(label: str, batch_size: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians, and the extremes of a step's time."""
-    drafts, accepted = (sum(run[name] for run in runs) for name in ("num_drafts", "num_accepted_tokens"))
     steps = [run["num_drafts"] / batch_size or MAX_TOKENS - 1 for run in runs]
     step_ms = [1e3 * (run["seconds"] - run["prompt_seconds"]) / num for run, num in zip(runs, steps, strict=True)]
     return {
@@ -59,7 +53,7 @@ def row(label: str, batch_size: int, runs: list[dict[str, Any]]) -> dict[str, An
         "step_ms": round(median(step_ms), 3),
         "step_ms_extremes": [round(min(step_ms), 3), round(max(step_ms), 3)],
         "prompt_ms": round(1e3 * median(run["prompt_seconds"] for run in runs), 2),
-        "acceptance_length": round(1 + accepted / drafts, 3) if drafts else 1.0,
+        "acceptance_length": acceptance_length(runs),
         "tokens_per_second": round(batch_size * MAX_TOKENS / median(run["seconds"] for run in runs), 1),
     }
 

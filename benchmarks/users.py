@@ -16,7 +16,7 @@ from itertools import count
 from statistics import median
 from typing import Any
 
-from engine_processes import Load, answer_all, counts, measure_all, parser
+from engine_processes import Load, acceptance_length, answer_all, counts, demo_prompts, measure_all, parser
 
 MAX_TOKENS = 128
 
@@ -26,12 +26,7 @@ def closed_loop(llm: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     from vllm import SamplingParams, TokensPrompt
     from vllm.sampling_params import RequestOutputKind
 
-    from vllm_pard.bench.prompt_sets import load_prompts
-
-    tokenizer = llm.get_tokenizer()
-    prompts = [
-        tokenizer(question.text)["input_ids"] for question in load_prompts("demo", num_prompts=None, seed=0).prompts
-    ]
+    prompts = demo_prompts(llm, None)
     params = SamplingParams(
         temperature=0, max_tokens=MAX_TOKENS, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
     )
@@ -42,11 +37,10 @@ def closed_loop(llm: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         found: dict[int, list[int]] = {}
 
         def send() -> None:
-            for number in numbers:
+            if (number := next(numbers, None)) is not None:
                 name = str(next(names))
                 asked[name] = number
                 engine.add_request(name, TokensPrompt(prompt_token_ids=prompts[number % len(prompts)]), params)
-                return
 
         for _ in range(num_users):
             send()
@@ -60,24 +54,23 @@ def closed_loop(llm: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         before, started = counts(llm), time.perf_counter()
         found = answers(iter(range(asked["first"], asked["first"] + asked["num_requests"])), asked["num_users"])
         seconds = time.perf_counter() - started
-        spent = {name: number - before[name] for name, number in counts(llm).items()}
         digests = [hashlib.sha256(json.dumps(found[number]).encode()).hexdigest()[:16] for number in sorted(found)]
-        return {"seconds": seconds, "num_tokens": sum(map(len, found.values())), "digests": digests} | spent
+        told = {"seconds": seconds, "num_tokens": sum(map(len, found.values())), "digests": digests}
+        return told | counts(llm, before)
 
     return answer
 
 
 def row(label: str, num_users: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians, and extremes."""
-    drafts, accepted = (sum(run[name] for run in runs) for name in ("num_drafts", "num_accepted_tokens"))
     speeds = [run["num_tokens"] / run["seconds"] for run in runs]
     return {
         "method": label,
         "concurrency": num_users,
         "tokens_per_second": round(median(speeds), 1),
         "tokens_per_second_extremes": [round(min(speeds), 1), round(max(speeds), 1)],
-        "num_drafts": drafts,
-        "acceptance_length": round(1 + accepted / drafts, 3) if drafts else 1.0,
+        "num_drafts": sum(run["num_drafts"] for run in runs),
+        "acceptance_length": acceptance_length(runs),
         "digests": [digest for run in runs for digest in run["digests"]],
     }
 

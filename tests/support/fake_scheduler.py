@@ -27,7 +27,7 @@ class FakeScheduler:
     def __init__(self, runner: str, *, max_k: int = 4, max_num_reqs: int = 8, tree_depth: int | None = None) -> None:
         spec = SimpleNamespace(lengths=range(max_k + 1), runner=runner, tree_depth=tree_depth)
         self.vllm_config = SimpleNamespace(speculative_config=spec)
-        self.num_spec_tokens, self.max_num_running_reqs = max_k, max_num_reqs
+        self.max_num_running_reqs = max_num_reqs
         self.requests: dict[str, Request] = {}
         self.dynamic_sd_lookup: list[int] = []
 

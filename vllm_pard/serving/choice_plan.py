@@ -41,7 +41,7 @@ def schedule_of(lengths: tuple[int, ...], max_num_seqs: int | None) -> dict[str,
 
     The longest has the largest batches, since vLLM makes graphs for batches up to a length's largest.
     """
-    shortest_last = sorted(lengths, reverse=True)[:max_num_seqs]
-    entries = [[place, place, k] for place, k in enumerate(reversed(shortest_last), start=1)]
+    longest = sorted(lengths)[-(max_num_seqs or len(lengths)) :]
+    entries = [[place, place, k] for place, k in enumerate(longest, start=1)]
     entries[-1][1] = LARGEST_BATCH
     return {"num_speculative_tokens_per_batch_size": entries}
