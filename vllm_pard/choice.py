@@ -61,18 +61,26 @@ class _Batch:
         self.is_settled = False  # the first probes are over; these are for nothing
         self.has_given_up = False  # a probe without steps of its kind
         self._prompt_cost, self._limits = prompt_cost, limits
+        self._costs: dict[int, float] = {}  # of a k, as `_prompt_estimates` have it
+        self._prompt_estimates = prompt_cost.estimates
 
     def observe(self, k: int, step: Step) -> None:
         if self.steps[k]:
             self._prompt_cost.observe(self.steps[k][-1], step)
         self.steps[k].append(step)
+        self._costs.pop(k, None)
         self.last_seen[k] = self.num_steps
 
     def cost(self, k: int) -> float | None:
         """Seconds of a step without prompts; None where there were too few."""
         if len(self.steps[k]) < self._limits.num_steps:
             return None
-        return median(step.seconds - self._prompt_cost.of(step) for step in self.steps[k])
+        if self._prompt_estimates != self._prompt_cost.estimates:
+            self._prompt_estimates = self._prompt_cost.estimates
+            self._costs.clear()
+        if k not in self._costs:
+            self._costs[k] = median(step.seconds - self._prompt_cost.of(step) for step in self.steps[k])
+        return self._costs[k]
 
 
 class LengthChoice:

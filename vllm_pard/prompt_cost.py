@@ -32,6 +32,11 @@ class PromptCost:
         self._jumps: deque[Step] = deque(maxlen=NUM_PAIRS)  # how a step with prompts differs from one without
         self._least = least
 
+    @property
+    def estimates(self) -> tuple[float, float]:
+        """Seconds for there being a prompt, and for each token of it."""
+        return self._per_step, self._per_token
+
     def of(self, step: Step) -> float:
         """Seconds of a step that its prompts took."""
         return self._per_step + self._per_token * step.num_prompt_tokens if step.num_prompt_tokens else 0.0

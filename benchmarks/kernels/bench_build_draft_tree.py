@@ -8,7 +8,7 @@ import pytest
 import torch
 from pard_kernels import History, build_draft_tree, reference
 
-NUM_DRAFTS, NUM_CANDIDATES = 15, 8
+NUM_DRAFTS, NUM_CANDIDATES = 15, 16
 # The interpreter takes 10 ms for each node.
 NUM_NODES, BATCH_SIZES = ((15, 31, 63), (1, 16, 128)) if torch.cuda.is_available() else ((15,), (2,))
 

@@ -116,9 +116,16 @@ def test_63_nodes_fill_the_64_bits() -> None:
     assert chain.parents[0].tolist() == [0, *range(63)]
     assert chain.depths[0].tolist() == [*range(64)]
     assert chain.ancestors[0].tolist() == [(2 << row) - 1 for row in range(63)] + [-1]
-    star = run_both(candidates(drawn(1, 1, 63)), num_nodes=63)
-    assert star.parents[0].tolist() == [0] * 64
-    assert star.ancestors[0].tolist() == [1, *(1 | 1 << row for row in range(1, 63)), 1 - 2**63]
+    even = torch.stack((torch.zeros(32), torch.full((32,), -9.0)))
+    star = run_both(candidates(even[None]), num_nodes=63)  # all of the first depth, then a child of each
+    assert star.parents[0].tolist() == [0, 0, 1, *[0] * 31, *range(3, 33)]
+    assert star.ancestors[0, -1] == 1 + 2**32 - 2**63
+
+
+def test_as_many_candidates_as_lanes() -> None:
+    star = run_both(candidates(drawn(1, 1, 32)), num_nodes=32)
+    assert star.parents[0].tolist() == [0] * 33
+    assert star.ancestors[0].tolist() == [1, *(1 | 1 << row for row in range(1, 33))]
 
 
 @pytest.mark.parametrize("nothing", [NAN, -INF])
@@ -167,6 +174,7 @@ OUT = DraftTree.empty(2, 4, DEVICE)
         ({"num_nodes": 15}, r"2 candidates at each of 3 depths make 14 nodes; got num_nodes=15"),
         ({"candidate_logprobs": torch.zeros(2, 3, 3)}, r"both be \[B, K, C\].*got \(2, 3, 2\) and \(2, 3, 3\)"),
         ({"candidate_ids": torch.zeros(3, 2).long()}, r"both be \[B, K, C\].*got \(3, 2\)"),
+        (candidates(drawn(2, 3, 33)), r"a depth can have up to 32 candidates; got 33"),
         (
             {"candidate_ids": torch.zeros(2, 3, 2).int()},
             r"candidate_ids must be contiguous torch.int64; got torch.int32",

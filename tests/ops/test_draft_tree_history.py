@@ -7,7 +7,7 @@ import pytest
 import torch
 from draft_trees import check_structure, drawn, drawn_ids
 from pard_kernels import DraftTree, History, build_draft_tree, reference
-from pard_kernels.build_draft_tree.reference import MAX_HISTORY, PAIR_SHARE, SINGLE_SHARE
+from pard_kernels.build_draft_tree.reference import MAX_HISTORY, MAX_TOKEN_ID, PAIR_SHARE, SINGLE_SHARE
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAST = 5  # the newest token
@@ -83,6 +83,30 @@ def test_a_copy_goes_on_by_itself() -> None:
     """To the last depth, as the text did."""
     tree = run_both(one([[1]] * 4, [[0.001]] * 4, [LAST, 10, 11, 12, 13, 14, 6, LAST]), 4)
     assert tree.token_ids.tolist() == [[10, 11, 12, 13]]
+
+
+@pytest.mark.parametrize("num_nodes", [32, 63])
+def test_a_long_copy_fills_all_bits(num_nodes: int) -> None:
+    """Up to 32 nodes the search keeps ancestors in narrower numbers."""
+    copied = [*range(10, 10 + num_nodes)]
+    tree = run_both(one([[1]] * num_nodes, [[1e-37]] * num_nodes, [LAST, *copied, 6, LAST]), num_nodes)
+    assert tree.token_ids.tolist() == [copied]
+    whole = [(2 << row) - 1 for row in range(num_nodes + 1)]
+    assert tree.ancestors[0].tolist() == [bits if bits < 2**63 else bits - 2**64 for bits in whole]
+
+
+@pytest.mark.parametrize(
+    ("history", "token"),
+    [
+        ([LAST, MAX_TOKEN_ID, LAST], MAX_TOKEN_ID),
+        ([LAST, MAX_TOKEN_ID + 1, LAST], 1),
+        ([LAST, 7, LAST, MAX_TOKEN_ID + 1, LAST], 7),
+        ([LAST, 7, LAST, -1, LAST], 7),
+    ],
+)
+def test_what_is_no_token_is_not_proposed(history: list[int], token: int) -> None:
+    """The next older place counts in its stead."""
+    assert run_both(one([[1]], [[0.01]], history), 1).token_ids.tolist() == [[token]]
 
 
 @pytest.mark.parametrize("history", [[], [LAST], [9, LAST]])

@@ -19,8 +19,8 @@ SCHEDULER_CLS = "vllm_pard.serving.scheduler.make_scheduler"
 MOST = 0.75  # of a step's requests make it a step of their kind
 
 
-class Step(NamedTuple):
-    """A step whose output has come."""
+class LastStep(NamedTuple):
+    """The step before, whose output has come."""
 
     requests: frozenset[str]
     came: float
@@ -37,7 +37,7 @@ class ChoosesLength(Base):
         self.choice = (LengthChoice if spec.tree_depth is None else TreeChoice)(spec.lengths)
         self._is_v1 = spec.runner == "v1"
         self._blind: set[str] = set()  # on V1: requests of which the draft has not read all
-        self._last: Step | None = None
+        self._last: LastStep | None = None
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Choose for this step, and let vLLM schedule it."""
@@ -73,7 +73,7 @@ class ChoosesLength(Base):
         for request in drafts:
             if yields.get(request) and request not in self._blind:
                 self.choice.observe_drafts(len(drafts[request]), [yields[request] - 1])
-        last, self._last = self._last, Step(frozenset(scheduled), self.clock())
+        last, self._last = self._last, LastStep(frozenset(scheduled), self.clock())
         if last is None or last.requests.isdisjoint(scheduled):
             return  # who knows what was waited for
         reads = [number for request, number in scheduled.items() if number != 1 + len(drafts.get(request, ()))]

@@ -7,7 +7,7 @@ from pard_kernels.build_draft_tree.reference import DraftTree, History
 from pard_kernels.tree_rows import MAX_TREE_ROWS
 
 MAX_NODES = MAX_TREE_ROWS - 1
-MAX_CANDIDATES = 64
+MAX_CANDIDATES = 32  # a lane of a warp each
 
 
 def check_candidates(candidate_ids: Tensor, candidate_logprobs: Tensor) -> None:

@@ -16,9 +16,8 @@ from pard_kernels.build_draft_tree.checks import (
 from pard_kernels.build_draft_tree.kernel import build_draft_tree_kernel
 from pard_kernels.build_draft_tree.reference import MAX_HISTORY, PAIR_SHARE, SINGLE_SHARE, DraftTree, History
 
-OPENED = 3  # by each node that is taken, and the root: its next sibling, its first child, what has followed before
 # Of two sizes, so that few are compiled; the smaller one halves the search's work.
-SMALL, LARGE = 128, next_power_of_2(OPENED * MAX_NODES)
+SMALL, LARGE = 32, next_power_of_2(MAX_NODES)
 
 
 def build_draft_tree(
@@ -50,7 +49,7 @@ def build_draft_tree(
         token_ids.stride(0),
         PAIR_SHARE=PAIR_SHARE, PAIR_REST=math.log1p(-PAIR_SHARE),
         SINGLE_SHARE=SINGLE_SHARE, SINGLE_REST=math.log1p(-SINGLE_SHARE),
-        BLOCK_OPENED=SMALL if OPENED * num_nodes <= SMALL else LARGE,
+        BLOCK_NODES=SMALL if num_nodes <= SMALL else LARGE,
         BLOCK_CANDIDATES=MAX_CANDIDATES, BLOCK_HISTORY=MAX_HISTORY,
         num_warps=1,  # what a node is chosen by never leaves its warp
     )  # fmt: skip

@@ -46,6 +46,7 @@ class History(NamedTuple):
 
 
 MAX_HISTORY = 1024  # of its newest tokens are looked at
+MAX_TOKEN_ID = 2**20 - 1  # of those that a history proposes: four times the largest vocabulary there is
 # Of the probability, for what has followed the last two tokens, or else the last one, when they were last there.
 PAIR_SHARE, SINGLE_SHARE = 0.3, 0.1
 
@@ -79,7 +80,8 @@ class _Request:
 
     def _find_follower(self, node: _Node) -> tuple[int | None, float]:
         parent_id = node.parent.token_id if node.parent else self.history[-2] if len(self.history) > 1 else None
-        places = [i for i in range(len(self.history) - 1) if self.history[i] == node.token_id]
+        proposed = [i for i in range(len(self.history) - 1) if 0 <= self.history[i + 1] <= MAX_TOKEN_ID]
+        places = [i for i in proposed if self.history[i] == node.token_id]
         pairs = [i for i in places if i > 0 and self.history[i - 1] == parent_id]
         if not places:
             return None, 0.0
@@ -145,9 +147,10 @@ def build_draft_tree(
     the draft no tree of N nodes is accepted further (OPT-Tree, arXiv 2406.17276; DDTree, arXiv 2604.12989).
 
     With a history a node has one child more, or a likelier one: the token that came when the node's and its parent's
-    token were last there (or else the node's alone), among the newest MAX_HISTORY tokens. It has a share of PAIR_SHARE
-    (or SINGLE_SHARE) of the probability, and the draft's distribution has the rest. So text that repeats itself is
-    drafted as far as it does (of n-grams and parallel drafts: DART, arXiv 2601.19278).
+    token were last there (or else the node's alone), among the newest MAX_HISTORY tokens, if it is none above
+    MAX_TOKEN_ID. It has a share of PAIR_SHARE (or SINGLE_SHARE) of the probability, and the draft's distribution has
+    the rest. So text that repeats itself is drafted as far as it does (of n-grams and parallel drafts: DART, arXiv
+    2601.19278).
 
     Best-first search finds them. It starts with the root's children open and takes the likeliest open node, of equal
     ones the one that was opened first. A node that is taken opens its next sibling, then its first child, then what
