@@ -1,4 +1,4 @@
-"""Log-probabilities of given tokens on model runner V1, which vLLM gives without drafts only."""
+"""Verification on model runner V1: vLLM's own, where there is something to verify."""
 
 from dataclasses import replace
 from functools import partial
@@ -9,10 +9,15 @@ from vllm.v1.sample.rejection_sampler import RejectionSampler
 
 
 class PardRejectionSampler(RejectionSampler):
-    """vLLM's own, with `logprob_token_ids` of the requests that ask for them, as its plain sampler has them."""
+    """With `logprob_token_ids` of the requests that ask for them, which vLLM gives without drafts only."""
 
     def forward(self, metadata: Any, draft_probs: Tensor | None, logits: Tensor, sampling_metadata: Any) -> Any:
-        """Verify the drafts; where a request names tokens, all of the batch get those instead of the likeliest."""
+        """Verify the drafts; where a request names tokens, all of the batch get those instead of the likeliest.
+
+        A step without drafts has one row of logits a request, and is sampled as in plain vLLM: without copies.
+        """
+        if metadata.max_spec_len == 0:
+            return self.sampler(logits=logits, sampling_metadata=sampling_metadata)
         wanted = sampling_metadata.logprob_token_ids
         if not wanted:
             return super().forward(metadata, draft_probs, logits, sampling_metadata)
