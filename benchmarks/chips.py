@@ -121,4 +121,5 @@ def resources(chip: Chip, kernel: Any) -> Row:
         "shared_limit": chip.shared_limit,
         "num_warps": kernel.metadata.num_warps,
         "matrix_instruction": matrix[0] if matrix else None,
+        "long_divisions": len(re.findall(r"\b(?:div|rem)\.[su]64", assembly)),  # in PTX
     }

@@ -3,8 +3,8 @@
 python benchmarks/cross_compile.py [--case LABEL] [--chip NAME] [--json benchmarks/results/cross_compile.json]
 
 Prints a markdown table and ends with status 1 if a kernel spills, wants more shared memory than its chip gives a
-program, multiplies without matrix instructions, or (on NVIDIA) does not load ahead. Each case calls a kernel's launcher
-(`chips.compile_launches`). Minutes for everything, seconds again later (Triton's cache).
+program, multiplies without matrix instructions, or (on NVIDIA) does not load ahead or divides in 64 bits. Each case
+calls a kernel's launcher (`chips.compile_launches`). Minutes for everything, seconds again later (Triton's cache).
 """
 
 import argparse
@@ -253,7 +253,7 @@ def cases() -> Iterator[Case]:
     yield Case(label="drafts, features", call=partial(layout, num_drafts=15, reads_target=True))
     yield Case(label="features, Qwen3-0.6B draft", call=partial(features, model=QWEN3_0_6B, num_drafts=15))
     for num_nodes in (31, 63):
-        call = partial(tree, num_drafts=15, num_candidates=8, num_nodes=num_nodes)
+        call = partial(tree, num_drafts=15, num_candidates=16, num_nodes=num_nodes)
         yield Case(label=f"tree of {1 + num_nodes}", call=call)
     yield Case(label="tree path", call=partial(tree_path, num_rows=64))
     yield Case(label="tree rows", call=partial(tree_rows, num_rows=64))
@@ -265,7 +265,7 @@ def cases() -> Iterator[Case]:
         odd = replace(LLAMA_3_1_8B, head_dim=head_size)
         yield Case(label=f"tree K/V, heads of {head_size}", call=partial(tree_kv, model=odd))
     for name, model in (("Llama-3.2-1B", LLAMA_3_2_1B), ("Qwen3-0.6B", QWEN3_0_6B)):
-        for num_rows, k in ((8, 1), (15, 4), (64, 1), (64, 8), (240, 1)):
+        for num_rows, k in ((8, 1), (15, 16), (64, 1), (64, 16), (240, 1)):
             call = partial(head, model=model, num_rows=num_rows, k=k)
             yield Case(label=f"{name} draft, {num_rows} rows, top {k}", call=call)
             if k == 1:
@@ -298,6 +298,8 @@ def problems(rows: list[Row]) -> list[str]:
             found.append(f"{name}: {row['shared']} bytes of shared memory, {row['shared_limit']} are there")
         if row["spills"] and not row["is_float32"]:
             found.append(f"{name}: spills {row['spills']}")
+        if row["long_divisions"]:
+            found.append(f"{name}: {row['long_divisions']} divisions of 64 bits, for which there is no instruction")
         if is_matrix_kernel and not row["matrix_instruction"] and not row["is_float32"]:
             found.append(f"{name}: no matrix instruction")
         if is_matrix_kernel and row.get("asynchronous_copies") == 0:

@@ -35,7 +35,7 @@ SUBSET = (
     "tree K/V, heads of 3",
     "Llama-3.2-1B draft, 64 rows, top 1",
     "Llama-3.2-1B draft, 8 rows, int8",
-    "Qwen3-0.6B draft, 15 rows, top 4",
+    "Qwen3-0.6B draft, 15 rows, top 16",
 )
 MAKERS = ({"sm_80", "sm_90", "sm_100"}, {"gfx942", "gfx950"})  # compiled side by side
 
@@ -99,11 +99,12 @@ def test_problems_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import cross_compile
 
     row = {"kernel": "speculative_attention", "case": "c", "chip": "gfx942", "shared": 65536, "shared_limit": 65536}
-    row |= {"spills": 0, "matrix_instruction": "v_mfma", "is_float32": False}
+    row |= {"spills": 0, "matrix_instruction": "v_mfma", "is_float32": False, "long_divisions": 0}
     assert cross_compile.problems([row]) == []
     for change, problem in (
         ({"shared": 65537}, "65537 bytes of shared memory, 65536 are there"),
         ({"spills": 3}, "spills 3"),
+        ({"long_divisions": 2}, "2 divisions of 64 bits, for which there is no instruction"),
         ({"matrix_instruction": None}, "no matrix instruction"),
         ({"asynchronous_copies": 0}, "waits for each load, no asynchronous copy"),
     ):

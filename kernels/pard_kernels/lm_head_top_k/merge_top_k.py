@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_CANDIDATES = 1024  # that are merged at a time
+MAX_CANDIDATES = 4096  # that are merged at a time: all of 256 splits and 16 tokens
 
 NO_ID = tl.constexpr(1 << 30)  # and above: ids that no token has
 HIGHEST = tl.constexpr(torch.finfo(torch.float32).max)
@@ -80,9 +80,9 @@ def merge_top_k_kernel(
 
     top, top_ids = empty_lists(1, BLOCK_K)
     for start in range(0, num_parts * num_slots, BLOCK_CANDIDATES):
-        offs_candidate = (start + tl.arange(0, BLOCK_CANDIDATES)).to(tl.int64)[None, :]
-        part, slot = offs_candidate // num_slots, offs_candidate % num_slots
-        mask_candidate = part < num_parts
+        candidate = (start + tl.arange(0, BLOCK_CANDIDATES))[None, :]  # int32: GPUs have no division of 64 bits
+        mask_candidate = candidate // num_slots < num_parts
+        part, slot = (candidate // num_slots).to(tl.int64), (candidate % num_slots).to(tl.int64)
         ids_offsets = part * stride_part_ids_part + row * stride_part_ids_row + slot * stride_part_ids_slot
         ids = tl.load(part_ids_ptr + ids_offsets, mask=mask_candidate, other=NO_ID).to(tl.int32)
         logits_offsets = part * stride_part_logits_part + row * stride_part_logits_row + slot * stride_part_logits_slot
