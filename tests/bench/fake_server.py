@@ -8,6 +8,7 @@ The folder name of the draft, or else of the target, says how it behaves; FAKE_B
 "wrong"             the same, but its third token is the runner-up, 2 nats behind
 "near-tie"          the same, but its first token is the runner-up, which is as likely
 "batch-dependent"   as "near-tie", but only where it is not asked for log-probabilities
+"cold"              the same, a second late the first time
 "crash-at-start"    ends before it answers
 "out-of-memory"     ends before it answers, with a GPU's last words
 "killed-worker"     ends before it answers, with what vLLM says of a worker that Linux killed, and then much else
@@ -19,6 +20,7 @@ import json
 import os
 import sys
 import threading
+import time
 from argparse import ArgumentParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,6 +56,8 @@ class Handler(BaseHTTPRequestHandler):
         if BEHAVIOUR == "crash-in-the-middle" and REQUESTS["number"] == 3:
             print("the last words", flush=True)
             os._exit(3)
+        if BEHAVIOUR == "cold" and REQUESTS["number"] == 1:
+            time.sleep(1.0)
         if BEHAVIOUR == "refuses":
             self.answer("no room for this prompt", status=400)
             return

@@ -44,6 +44,15 @@ def test_acceptance_is_that_of_the_run(requests: list[Request]) -> None:
     assert stats.mean_acceptance_length == 3
 
 
+def test_a_server_is_awake_when_it_is_measured(requests: list[Request]) -> None:
+    """One that waits for others to be measured may be paged out."""
+    run = measure("cold", requests)
+    assert run.num_requests == 4
+    assert run.ttft_p99_ms is not None
+    assert run.ttft_p99_ms < 900
+    assert run.seconds < 0.9
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [

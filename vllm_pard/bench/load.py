@@ -40,7 +40,8 @@ def measure_server(
 ) -> Measurement:
     """Send all requests, `concurrency` at a time, and measure the streams.
 
-    With `verbose`, what vLLM's client logs is shown.
+    The first one is sent once more before, and not measured: while other servers answer, an idle one's memory may be
+    paged out. With `verbose`, what vLLM's client logs is shown.
     """
     if verbose:
         import vllm.benchmarks.serve  # noqa: F401 - its log goes to the stdout that it finds
@@ -106,7 +107,7 @@ async def _benchmark(
         request_rate=float("inf"),
         burstiness=1.0,
         disable_tqdm=True,
-        num_warmups=0,
+        num_warmups=1,
         profile=False,
         selected_percentile_metrics=["ttft", "tpot", "itl"],
         selected_percentiles=[50.0, 99.0],
