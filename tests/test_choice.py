@@ -136,13 +136,40 @@ def test_noise_alone_changes_nothing() -> None:
     assert changes <= 4
 
 
-def test_all_are_tried_before_anything_is_believed() -> None:
-    choice = LengthChoice(LENGTHS, ChoiceLimits(num_steps=3))
+@pytest.mark.parametrize(("tries_none_last", "order"), [(False, [0, 2, 4, 8]), (True, [2, 4, 8, 0])])
+def test_all_are_tried_before_anything_is_believed(tries_none_last: bool, order: list[int]) -> None:
+    choice = LengthChoice(LENGTHS, ChoiceLimits(num_steps=3), tries_none_last=tries_none_last)
     seen = []
     for _ in range(12):
         seen.append(choice.choose(1))
         choice.observe_step(1, seen[-1], 0.01, 1)
-    assert seen == [8] * 3 + [4] * 3 + [2] * 3 + [0] * 3
+    assert seen == [k for k in order for _ in range(3)]
+
+
+def test_what_is_much_slower_is_not_tried_on() -> None:
+    """Steps with two drafts say enough; none has four or eight until those are paid."""
+    choice = LengthChoice(LENGTHS)
+    seen = []
+    for _ in range(200):
+        seen.append(choice.choose(32))
+        choice.observe_step(32, seen[-1], cpu(32, seen[-1]), 32)
+        choice.observe_drafts(seen[-1], [0] * 32 if seen[-1] else [])
+    assert seen == [0] * 5 + [2] * 5 + [0] * 190
+
+
+def test_another_batch_size_begins_with_what_its_neighbour_knows() -> None:
+    """Its choice, and its costs in proportion, so that nothing else is tried at first."""
+    choice = LengthChoice(LENGTHS)
+    run(choice, gpu, geometric(0.9), 4, num_steps=200)
+    assert settled_choice(choice, 4) == 8
+    seen = []
+    for _ in range(50):
+        seen.append(choice.choose(16))
+        choice.observe_step(16, seen[-1], gpu(16, seen[-1]), 32)
+    assert seen == [8] * 50
+    there = choice._batch(16)
+    assert there.cost(2) is None
+    assert choice._cost(there, 2) == pytest.approx(gpu(4, 2) * gpu(16, 8) / gpu(4, 8), rel=0.1)
 
 
 def test_what_prompts_take_is_no_cost_of_drafts() -> None:

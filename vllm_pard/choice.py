@@ -7,88 +7,34 @@ that are not drafted and the cost of steps that are not made, is probed now and 
 have lost is a debt, and the next one waits until a small share of the time has paid it. No choice looks at the tokens
 of the step that it is for, so sampling stays exact.
 
+A server begins with no drafts and tries more and more of them, until what it tries is much slower than what it knows.
+Another batch size begins with the choice of the nearest one, and with its costs, in proportion.
+
 On a busy server most steps also read prompts, and these take c(k) + s + p n for n tokens of them. s and p are taken for
 the same for all k and batch sizes, so they follow from steps of one kind, one after the other, with unequal n.
 """
 
-from collections import defaultdict, deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
-from math import log2
-from statistics import median
+from math import inf, log2
 
+from vllm_pard.choice_batch import Batch, ChoiceLimits, Probe
 from vllm_pard.prompt_cost import PromptCost, Step
 
 __all__ = ["ChoiceLimits", "LengthChoice", "TreeChoice"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChoiceLimits:
-    """How fast a choice follows, and what looking for a better one may cost."""
-
-    num_drafts: float = 400.0  # older ones count for less: e times less after as many
-    prior: float = 5.0  # drafts that say of a token that it is accepted like the one before
-    num_costs: int = 25  # steps of a kind that are remembered; their median counts
-    num_steps: int = 5  # of a probe; fewer say nothing of a cost
-    num_tries: int = 50  # steps after which a probe that had no such steps gives up
-    gain: float = 1.02  # that another choice must promise
-    probe_share: float = 0.005  # of the time that probes may lose
-    min_probe_interval: int = 100  # steps between two probes
-    stall: float = 10.0  # times its usual length is the most that a step counts as lost
-
-
-@dataclass
-class _Probe:
-    """A choice that is looked at for a few steps whatever is known of it."""
-
-    k: int
-    num_left: int
-    num_tries: int
-
-
-class _Batch:
-    """What is known of steps of about one batch size."""
-
-    def __init__(self, k: int, prompt_cost: PromptCost, limits: ChoiceLimits) -> None:
-        self.k = k  # the present choice
-        self.steps: dict[int, deque[Step]] = defaultdict(lambda: deque(maxlen=limits.num_costs))
-        self.probe: _Probe | None = None
-        self.num_steps = 0
-        self.num_steps_since_probe = 0
-        self.last_seen: dict[int, int] = {}  # of a k, in which step
-        self.debt = 0.0  # seconds that probes have lost
-        self.is_settled = False  # the first probes are over; these are for nothing
-        self.has_given_up = False  # a probe without steps of its kind
-        self._prompt_cost, self._limits = prompt_cost, limits
-        self._costs: dict[int, float] = {}  # of a k, as `_prompt_estimates` have it
-        self._prompt_estimates = prompt_cost.estimates
-
-    def observe(self, k: int, step: Step) -> None:
-        if self.steps[k]:
-            self._prompt_cost.observe(self.steps[k][-1], step)
-        self.steps[k].append(step)
-        self._costs.pop(k, None)
-        self.last_seen[k] = self.num_steps
-
-    def cost(self, k: int) -> float | None:
-        """Seconds of a step without prompts; None where there were too few."""
-        if len(self.steps[k]) < self._limits.num_steps:
-            return None
-        if self._prompt_estimates != self._prompt_cost.estimates:
-            self._prompt_estimates = self._prompt_cost.estimates
-            self._costs.clear()
-        if k not in self._costs:
-            self._costs[k] = median(step.seconds - self._prompt_cost.of(step) for step in self.steps[k])
-        return self._costs[k]
-
-
 class LengthChoice:
     """Chooses k among `lengths`, which hold 0 and at least one more, for each batch size."""
 
-    def __init__(self, lengths: Collection[int], limits: ChoiceLimits | None = None) -> None:
+    def __init__(
+        self, lengths: Collection[int], limits: ChoiceLimits | None = None, *, tries_none_last: bool = False
+    ) -> None:
+        """`tries_none_last` where a request that was there in a step without drafts gets none any more."""
         self.lengths, self.max_k, self.limits = sorted(lengths), max(lengths), limits or ChoiceLimits()
-        self._batches: dict[int, _Batch] = {}
+        self._first_probes = [*self.lengths[1:], 0] if tries_none_last else self.lengths
+        self._batches: dict[int, Batch] = {}
         self._size: int | None = None  # of the present one
         self._prompt_cost = PromptCost(self.limits.num_steps)
         self._num_tried = [0.0] * self.max_k  # drafts that were accepted up to a token i, which was there
@@ -97,6 +43,8 @@ class LengthChoice:
     def choose(self, batch_size: int) -> int:
         """k of a step of so many requests."""
         batch = self._batch(batch_size)
+        if not batch.is_settled:
+            self._follow(batch)
         if batch.probe is None:
             batch.probe = self._next_probe(batch)
         if batch.probe is not None:
@@ -123,7 +71,10 @@ class LengthChoice:
             batch.probe.num_tries -= 1
             if min(batch.probe.num_left, batch.probe.num_tries) <= 0:
                 batch.has_given_up |= batch.probe.num_left > 0
+                if not batch.is_settled and self._is_much_slower(batch, batch.probe.k, batch_size):
+                    batch.put_off = batch.probe.k
                 batch.probe, batch.num_steps_since_probe = None, 0
+                self._change(batch)
 
     def observe_drafts(self, k: int, num_accepted: Iterable[int]) -> None:
         """Of drafts of k tokens each, so many were accepted."""
@@ -146,11 +97,23 @@ class LengthChoice:
             chances.append(before)
         return chances
 
-    def _speed(self, batch: _Batch, k: int) -> float | None:
-        cost = batch.cost(k)
+    def _speed(self, batch: Batch, k: int) -> float | None:
+        cost = self._cost(batch, k)
         return None if cost is None else self.length(k) / cost
 
-    def _change(self, batch: _Batch) -> None:
+    def _cost(self, batch: Batch, k: int) -> float | None:
+        """Seconds of a step; until they are known, in proportion to those at the nearest batch size."""
+        own = batch.cost(k)
+        if own is not None or (common := batch.best_known()) is None:
+            return own
+        mine = batch.cost(common)
+        for other in sorted(self._batches.values(), key=lambda other: abs(other.size - batch.size)):
+            theirs, theirs_of_k = other.cost(common), other.cost(k)
+            if mine is not None and theirs is not None and theirs_of_k is not None:
+                return mine * theirs_of_k / theirs
+        return None
+
+    def _change(self, batch: Batch) -> None:
         speeds = {k: speed for k in self.lengths if (speed := self._speed(batch, k)) is not None}
         if not speeds:
             return
@@ -160,34 +123,61 @@ class LengthChoice:
         if speeds[best] > self.limits.gain * speeds.get(batch.k, 0.0):
             batch.k = best
 
-    def _next_probe(self, batch: _Batch) -> _Probe | None:
-        """The most first, and each of the others; later one of them again, since both acceptance and costs change."""
+    def _follow(self, batch: Batch) -> None:
+        """Until a batch size is settled, its choice is that of the nearest one that is."""
+        settled = [other for other in self._batches.values() if other.is_settled]
+        if settled:
+            nearest = min(settled, key=lambda other: abs(other.size - batch.size))
+            batch.k, batch.put_off = nearest.k, nearest.put_off
+
+    def _next_probe(self, batch: Batch) -> Probe | None:
+        """What nothing is known of; later each of the others, since both acceptance and costs change."""
         if batch.debt > 0.0 and (batch.is_settled or batch.has_given_up):
             return None
-        unknown = next((k for k in reversed(self.lengths) if batch.cost(k) is None), None)
-        if unknown is None and batch.num_steps_since_probe < self.limits.min_probe_interval:
+        if batch.is_settled:
+            is_time = batch.num_steps_since_probe >= self.limits.min_probe_interval
+            return self._probe(self._other(batch)) if is_time else None
+        unknown = [k for k in self._first(batch) if self._cost(batch, k) is None]
+        if not unknown:
             return None
-        k = self._other(batch) if unknown is None else unknown
-        return _Probe(k, self.limits.num_steps, self.limits.num_tries)
+        return self._probe(batch.k if batch.k in unknown else unknown[0])
 
-    def _other(self, batch: _Batch) -> int:
+    def _first(self, batch: Batch) -> list[int]:
+        return [k for k in self._first_probes if k <= batch.put_off or k == batch.k]
+
+    def _probe(self, k: int) -> Probe:
+        return Probe(k, self.limits.num_steps, self.limits.num_tries)
+
+    def _is_much_slower(self, batch: Batch, k: int, batch_size: int) -> bool:
+        """Whether it is clear that k is not the best, and so that more are not."""
+        cost = batch.cost(k)
+        if k == 0 or cost is None or batch_size * self.limits.num_steps < self.limits.few_drafts:
+            return False
+        speeds = [speed for other in self.lengths if (speed := self._speed(batch, other)) is not None]
+        return self.limits.much * self.length(k) / cost < max(speeds)
+
+    def _other(self, batch: Batch) -> int:
         """What to look at: from nothing a little, since the first tokens tell whether more may be worth it."""
         return self.lengths[1] if batch.k == 0 else self._stalest(batch)
 
-    def _stalest(self, batch: _Batch) -> int:
-        """What was seen longest ago, but for the present choice."""
-        return min((k for k in self.lengths if k != batch.k), key=lambda k: batch.last_seen.get(k, 0))
+    def _stalest(self, batch: Batch) -> int:
+        """What was not seen yet and seems best, or else was seen longest ago, but for the present choice."""
+        others = [k for k in self.lengths if k != batch.k]
+        if unseen := [k for k in others if batch.cost(k) is None]:
+            return max(unseen, key=lambda k: self._speed(batch, k) or 0.0)
+        return min(others, key=lambda k: batch.last_seen[k])
 
-    def _settle(self, batch: _Batch, k: int | None, seconds: float, num_tokens: float) -> None:
+    def _settle(self, batch: Batch, k: int | None, seconds: float, num_tokens: float) -> None:
         """Steps of the present choice pay; others owe what they took beyond what it takes for a request's tokens."""
         if k == batch.k:
-            if not batch.is_settled and None not in map(batch.cost, self.lengths):
-                batch.is_settled, batch.debt = True, 0.0
+            if not batch.is_settled and all(self._cost(batch, k) is not None for k in self._first(batch)):
+                batch.is_settled = True
+                batch.debt = batch.debt if batch.put_off < inf else 0.0
             batch.debt = max(0.0, batch.debt - self.limits.probe_share * seconds)
         elif (cost := batch.cost(batch.k)) is not None:
             batch.debt += min(seconds, self.limits.stall * cost) - num_tokens * cost / self.length(batch.k)
 
-    def _batch(self, batch_size: int) -> _Batch:
+    def _batch(self, batch_size: int) -> Batch:
         """Of batch sizes about the same power of the root of 2; a new one begins with its neighbour's choice.
 
         Users come and go, so that a batch now and then has one request less: it stays the same within a factor of the
@@ -198,8 +188,8 @@ class LengthChoice:
             self._size = round(exact)
         if self._size not in self._batches:
             nearest = min(self._batches, key=lambda known: abs(known - exact), default=None)
-            k = self.max_k if nearest is None else self._batches[nearest].k
-            self._batches[self._size] = _Batch(k, self._prompt_cost, self.limits)
+            k = self._first_probes[0] if nearest is None else self._batches[nearest].k
+            self._batches[self._size] = Batch(self._size, k, self._prompt_cost, self.limits)
         return self._batches[self._size]
 
 
@@ -228,7 +218,7 @@ class TreeChoice(LengthChoice):
             return 1.0 + known[low]
         return 1.0 + known[low] + (known[high] - known[low]) * (k - low) / (high - low)
 
-    def _other(self, batch: _Batch) -> int:
+    def _other(self, batch: Batch) -> int:
         return self._stalest(batch)
 
 

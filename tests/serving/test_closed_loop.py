@@ -1,7 +1,9 @@
 """Chosen lengths where requests come and go, beside fixed ones: never slower than none, and near the best."""
 
+from statistics import mean
+
 import pytest
-from closed_loop import Fixed, tokens_per_second
+from closed_loop import Fixed, job_speeds, tokens_per_second
 
 from vllm_pard.choice import LengthChoice
 
@@ -47,7 +49,8 @@ def test_never_slower_where_requests_come_and_go(
             num_steps=3000,
         )
 
-    chosen, fixed = speed(LengthChoice(LENGTHS)), {k: speed(Fixed(k)) for k in LENGTHS}
+    chosen = speed(LengthChoice(LENGTHS, tries_none_last=runner == "v1"))
+    fixed = {k: speed(Fixed(k)) for k in LENGTHS}
     assert chosen > 0.98 * fixed[0]
     assert chosen > 0.95 * max(fixed.values())
 
@@ -83,3 +86,30 @@ def test_keeps_its_choice_while_batches_change_a_little(num_users: int, acceptan
         )
 
     assert speed(LengthChoice(LENGTHS)) > 0.95 * max(speed(Fixed(k)) for k in LENGTHS)
+
+
+@pytest.mark.parametrize("acceptance", [0.5, 0.87])
+@pytest.mark.parametrize(("num_requests", "num_at_once"), [(128, 32), (32, 32), (16, 16)])
+def test_jobs_of_few_steps(num_requests: int, num_at_once: int, acceptance: float) -> None:
+    """Hardly fifty steps, and fewer and fewer requests: trying everything at each batch size took half of them."""
+
+    def speeds(choice: LengthChoice, seed: int) -> list[float]:
+        return job_speeds(
+            "v2",
+            choice,
+            two_cores,
+            acceptance,
+            max_k=K,
+            num_requests=num_requests,
+            num_at_once=num_at_once,
+            num_tokens=45,
+            num_jobs=4,
+            seed=seed,
+        )
+
+    chosen, *fixed = (
+        [speeds(LengthChoice(LENGTHS) if k is None else Fixed(k), seed) for seed in range(3)] for k in (None, *LENGTHS)
+    )
+    none, best = fixed[0], max(fixed, key=lambda runs: mean(map(mean, runs)))
+    assert mean(run[0] for run in chosen) > 0.8 * mean(run[0] for run in none), "the first of all, which learns"
+    assert mean(mean(run[1:]) for run in chosen) > 0.95 * mean(mean(run[1:]) for run in best)

@@ -34,8 +34,12 @@ class ChoosesLength(Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         spec = self.vllm_config.speculative_config
-        self.choice = (LengthChoice if spec.tree_depth is None else TreeChoice)(spec.lengths)
         self._is_v1 = spec.runner == "v1"
+        self.choice = (
+            TreeChoice(spec.lengths)
+            if spec.tree_depth is not None
+            else LengthChoice(spec.lengths, tries_none_last=self._is_v1)
+        )
         self._blind: set[str] = set()  # on V1: requests of which the draft has not read all
         self._last: LastStep | None = None
 
