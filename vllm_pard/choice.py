@@ -107,14 +107,21 @@ class LengthChoice:
         if own is not None or (common := batch.best_known()) is None:
             return own
         mine = batch.cost(common)
-        for other in sorted(self._batches.values(), key=lambda other: abs(other.size - batch.size)):
+        for other in self._nearest(batch.size):
             theirs, theirs_of_k = other.cost(common), other.cost(k)
             if mine is not None and theirs is not None and theirs_of_k is not None:
                 return mine * theirs_of_k / theirs
         return None
 
+    def _nearest(self, size: float) -> list[Batch]:
+        """All that there are, the nearest first."""
+        return sorted(self._batches.values(), key=lambda batch: abs(batch.size - size))
+
+    def _speeds(self, batch: Batch) -> dict[int, float]:
+        return {k: speed for k in self.lengths if (speed := self._speed(batch, k)) is not None}
+
     def _change(self, batch: Batch) -> None:
-        speeds = {k: speed for k in self.lengths if (speed := self._speed(batch, k)) is not None}
+        speeds = self._speeds(batch)
         if not speeds:
             return
         best = max(speeds, key=lambda k: speeds[k])
@@ -125,10 +132,9 @@ class LengthChoice:
 
     def _follow(self, batch: Batch) -> None:
         """Until a batch size is settled, its choice is that of the nearest one that is."""
-        settled = [other for other in self._batches.values() if other.is_settled]
-        if settled:
-            nearest = min(settled, key=lambda other: abs(other.size - batch.size))
-            batch.k, batch.put_off = nearest.k, nearest.put_off
+        settled = next((other for other in self._nearest(batch.size) if other.is_settled), None)
+        if settled is not None:
+            batch.k, batch.put_off = settled.k, settled.put_off
 
     def _next_probe(self, batch: Batch) -> Probe | None:
         """What nothing is known of; later each of the others, since both acceptance and costs change."""
@@ -153,8 +159,7 @@ class LengthChoice:
         cost = batch.cost(k)
         if k == 0 or cost is None or batch_size * self.limits.num_steps < self.limits.few_drafts:
             return False
-        speeds = [speed for other in self.lengths if (speed := self._speed(batch, other)) is not None]
-        return self.limits.much * self.length(k) / cost < max(speeds)
+        return self.limits.much * self.length(k) / cost < max(self._speeds(batch).values())
 
     def _other(self, batch: Batch) -> int:
         """What to look at: from nothing a little, since the first tokens tell whether more may be worth it."""
@@ -170,9 +175,10 @@ class LengthChoice:
     def _settle(self, batch: Batch, k: int | None, seconds: float, num_tokens: float) -> None:
         """Steps of the present choice pay; others owe what they took beyond what it takes for a request's tokens."""
         if k == batch.k:
-            if not batch.is_settled and all(self._cost(batch, k) is not None for k in self._first(batch)):
+            if not batch.is_settled and all(self._cost(batch, first) is not None for first in self._first(batch)):
                 batch.is_settled = True
-                batch.debt = batch.debt if batch.put_off < inf else 0.0
+                if batch.put_off == inf:
+                    batch.debt = 0.0
             batch.debt = max(0.0, batch.debt - self.limits.probe_share * seconds)
         elif (cost := batch.cost(batch.k)) is not None:
             batch.debt += min(seconds, self.limits.stall * cost) - num_tokens * cost / self.length(batch.k)
@@ -187,8 +193,8 @@ class LengthChoice:
         if self._size is None or abs(exact - self._size) > 1:
             self._size = round(exact)
         if self._size not in self._batches:
-            nearest = min(self._batches, key=lambda known: abs(known - exact), default=None)
-            k = self._first_probes[0] if nearest is None else self._batches[nearest].k
+            nearest = self._nearest(exact)
+            k = nearest[0].k if nearest else self._first_probes[0]
             self._batches[self._size] = Batch(self._size, k, self._prompt_cost, self.limits)
         return self._batches[self._size]
 

@@ -39,11 +39,8 @@ class Server:
         seed: int,
     ) -> None:
         """Each draft token is accepted with this probability after the one before."""
-        self.scheduler, self.rng, self.names = (
-            Scheduler(runner, max_k=max_k, max_num_reqs=max_num_reqs),
-            Random(seed),
-            count(),
-        )
+        self.rng, self.names = Random(seed), count()
+        self.scheduler = Scheduler(runner, max_k=max_k, max_num_reqs=max_num_reqs)
         self.scheduler.choice = choice
         self.scheduler.clock = lambda: self.seconds
         self.cost, self.acceptance = cost, acceptance

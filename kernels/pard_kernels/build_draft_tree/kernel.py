@@ -3,11 +3,13 @@
 import triton
 import triton.language as tl
 
+from pard_kernels.build_draft_tree.reference import MAX_TOKEN_ID
+
 TAKEN = tl.constexpr(-(2**31))  # below the key of -inf
 NOTHING = tl.constexpr(-1)  # no token
 NO_PLACE = tl.constexpr(-2)  # neither a token nor NOTHING
-TOKEN_BITS = tl.constexpr(20)  # of what followed, below the ten of its place
-TOKEN_MASK = tl.constexpr((1 << 20) - 1)
+TOKEN_BITS = tl.constexpr(MAX_TOKEN_ID.bit_length())  # of what followed, below the ten of its place
+TOKEN_MASK = tl.constexpr(MAX_TOKEN_ID)
 PAIR = tl.constexpr(1 << 30)
 # Fields of what is known of an open node, from the highest: row of the parent, ancestors in the main chain, depth, rank
 # among siblings, the rank that is a sibling already.
