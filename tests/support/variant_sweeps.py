@@ -182,7 +182,7 @@ def trees(*numbers_of_nodes: int) -> tuple[Calls, Calls]:
 
     def sweep() -> Calls:
         for first, num_reqs in ((0, 1), (1, 1), (0, 16), (3, 37)):
-            for num_drafts, num_candidates in ((1, 63), (3, 4), (16, 16), (63, 1)):
+            for num_drafts, num_candidates in ((2, 32), (3, 4), (16, 16), (63, 1)):
                 for num_nodes in numbers_of_nodes:
                     yield partial(build, first, num_reqs, num_drafts, num_candidates, num_nodes)
 
@@ -286,8 +286,8 @@ SWEEPS: dict[str, Callable[[], tuple[Calls, Calls]]] = {
     "layout, no cache": partial(layout, (), False),
     "layout, features": partial(layout, (16,), False, reads_target=True),
     "features": target_features,
-    "trees": partial(trees, 32, 1, 2, 16, 31, 42),
-    "trees, many nodes": partial(trees, 43, 63),
+    "trees": partial(trees, 32, 1, 2, 16, 31),
+    "trees, many nodes": partial(trees, 33, 42, 63),
     "tree path": tree_path,
     "tree rows": tree_rows,
     "tree K/V": partial(tree_kv, 128),
