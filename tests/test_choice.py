@@ -157,19 +157,24 @@ def test_what_is_much_slower_is_not_tried_on() -> None:
     assert seen == [0] * 5 + [2] * 5 + [0] * 190
 
 
-def test_another_batch_size_begins_with_what_its_neighbour_knows() -> None:
-    """Its choice, and its costs in proportion, so that nothing else is tried at first."""
+def test_another_batch_size_begins_with_what_a_near_one_knows() -> None:
+    """Its choice, and its costs in proportion, so that nothing else is tried at first; far ones know nothing of it."""
     choice = LengthChoice(LENGTHS)
     run(choice, gpu, geometric(0.9), 4, num_steps=200)
     assert settled_choice(choice, 4) == 8
-    seen = []
-    for _ in range(50):
-        seen.append(choice.choose(16))
-        choice.observe_step(16, seen[-1], gpu(16, seen[-1]), 32)
-    assert seen == [8] * 50
-    there = choice._batch(16)
+
+    def choices(batch_size: int) -> list[int]:
+        seen = []
+        for _ in range(50):
+            seen.append(choice.choose(batch_size))
+            choice.observe_step(batch_size, seen[-1], gpu(batch_size, seen[-1]), 32)
+        return seen
+
+    assert choices(8) == [8] * 50
+    there = choice._batch(8)
     assert there.cost(2) is None
-    assert choice._cost(there, 2) == pytest.approx(gpu(4, 2) * gpu(16, 8) / gpu(4, 8), rel=0.1)
+    assert choice._cost(there, 2) == pytest.approx(gpu(4, 2) * gpu(8, 8) / gpu(4, 8), rel=0.1)
+    assert choices(64)[:10] == [0] * 5 + [2] * 5
 
 
 def test_what_prompts_take_is_no_cost_of_drafts() -> None:

@@ -8,7 +8,7 @@ have lost is a debt, and the next one waits until a small share of the time has 
 of the step that it is for, so sampling stays exact.
 
 A server begins with no drafts and tries more and more of them, until what it tries is much slower than what it knows.
-Another batch size begins with the choice of the nearest one, and with its costs, in proportion.
+Another batch size begins with the choice of the nearest one, and with its costs, in proportion, if one is near.
 
 On a busy server most steps also read prompts, and these take c(k) + s + p n for n tokens of them. s and p are taken for
 the same for all k and batch sizes, so they follow from steps of one kind, one after the other, with unequal n.
@@ -102,20 +102,21 @@ class LengthChoice:
         return None if cost is None else self.length(k) / cost
 
     def _cost(self, batch: Batch, k: int) -> float | None:
-        """Seconds of a step; until they are known, in proportion to those at the nearest batch size."""
+        """Seconds of a step; until they are known, in proportion to those of a near batch size."""
         own = batch.cost(k)
         if own is not None or (common := batch.best_known()) is None:
             return own
         mine = batch.cost(common)
-        for other in self._nearest(batch.size):
+        for other in self._near(batch.size):
             theirs, theirs_of_k = other.cost(common), other.cost(k)
             if mine is not None and theirs is not None and theirs_of_k is not None:
                 return mine * theirs_of_k / theirs
         return None
 
-    def _nearest(self, size: float) -> list[Batch]:
-        """All that there are, the nearest first."""
-        return sorted(self._batches.values(), key=lambda batch: abs(batch.size - size))
+    def _near(self, size: float) -> list[Batch]:
+        """Batch sizes that say something of this one, the nearest first."""
+        near = (batch for batch in self._batches.values() if abs(batch.size - size) <= self.limits.near)
+        return sorted(near, key=lambda batch: abs(batch.size - size))
 
     def _speeds(self, batch: Batch) -> dict[int, float]:
         return {k: speed for k in self.lengths if (speed := self._speed(batch, k)) is not None}
@@ -131,8 +132,8 @@ class LengthChoice:
             batch.k = best
 
     def _follow(self, batch: Batch) -> None:
-        """Until a batch size is settled, its choice is that of the nearest one that is."""
-        settled = next((other for other in self._nearest(batch.size) if other.is_settled), None)
+        """Until a batch size is settled, its choice is that of the nearest one that is, if it is near."""
+        settled = next((other for other in self._near(batch.size) if other.is_settled), None)
         if settled is not None:
             batch.k, batch.put_off = settled.k, settled.put_off
 
@@ -184,7 +185,7 @@ class LengthChoice:
             batch.debt += min(seconds, self.limits.stall * cost) - num_tokens * cost / self.length(batch.k)
 
     def _batch(self, batch_size: int) -> Batch:
-        """Of batch sizes about the same power of the root of 2; a new one begins with its neighbour's choice.
+        """Of batch sizes about the same power of the root of 2; a new one begins with a near one's choice.
 
         Users come and go, so that a batch now and then has one request less: it stays the same within a factor of the
         root of 2.
@@ -193,8 +194,8 @@ class LengthChoice:
         if self._size is None or abs(exact - self._size) > 1:
             self._size = round(exact)
         if self._size not in self._batches:
-            nearest = self._nearest(exact)
-            k = nearest[0].k if nearest else self._first_probes[0]
+            near = self._near(exact)
+            k = near[0].k if near else self._first_probes[0]
             self._batches[self._size] = Batch(self._size, k, self._prompt_cost, self.limits)
         return self._batches[self._size]
 

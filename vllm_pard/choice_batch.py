@@ -19,6 +19,7 @@ class ChoiceLimits:
     num_costs: int = 25  # steps of a kind that are remembered; their median counts
     num_steps: int = 5  # of a probe; fewer say nothing of a cost
     num_tries: int = 50  # steps after which a probe that had no such steps gives up
+    near: int = 2  # powers of the root of 2 between batch sizes that cost about the same in proportion
     gain: float = 1.02  # that another choice must promise
     few_drafts: int = 20  # of a first probe say whether it is so much slower that more are not tried
     much: float = 1.3  # times

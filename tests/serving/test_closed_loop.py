@@ -100,10 +100,9 @@ def test_jobs_of_few_steps(num_requests: int, num_at_once: int, acceptance: floa
             two_cores,
             acceptance,
             max_k=K,
-            num_requests=num_requests,
+            jobs=[num_requests] * 4,
             num_at_once=num_at_once,
             num_tokens=45,
-            num_jobs=4,
             seed=seed,
         )
 
@@ -113,3 +112,22 @@ def test_jobs_of_few_steps(num_requests: int, num_at_once: int, acceptance: floa
     none, best = fixed[0], max(fixed, key=lambda runs: mean(map(mean, runs)))
     assert mean(run[0] for run in chosen) > 0.8 * mean(run[0] for run in none), "the first of all, which learns"
     assert mean(mean(run[1:]) for run in chosen) > 0.95 * mean(mean(run[1:]) for run in best)
+
+
+@pytest.mark.parametrize("runner", ["v1", "v2"])
+@pytest.mark.parametrize("acceptance", [0.3, 0.6])
+@pytest.mark.parametrize(("few", "many"), [(1, 16), (1, 32), (4, 16), (4, 32)])
+def test_what_a_few_requests_cost_says_nothing_of_many(runner: str, acceptance: float, few: int, many: int) -> None:
+    """For a few, drafts are nearly free; for many they take several plain steps."""
+
+    def speeds(choice: LengthChoice) -> list[float]:
+        jobs = [few, *[many] * 4]
+        return job_speeds(runner, choice, two_cores, acceptance, max_k=K, jobs=jobs, num_at_once=many, num_tokens=110)
+
+    chosen, *fixed = (
+        speeds(LengthChoice(LENGTHS, tries_none_last=runner == "v1") if k is None else Fixed(k))
+        for k in (None, *LENGTHS)
+    )
+    best = max(mean(runs[2:]) for runs in fixed)
+    assert chosen[1] > (0.6 if runner == "v1" else 0.8) * best, "the first one learns"
+    assert mean(chosen[2:]) > 0.95 * best

@@ -1,7 +1,7 @@
 """A server that is made up, around the real scheduler's mixin: users who come and go, and jobs."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 from random import Random
 
@@ -101,17 +101,16 @@ def job_speeds(
     acceptance: float,
     *,
     max_k: int,
-    num_requests: int,
+    jobs: Iterable[int],
     num_at_once: int,
     num_tokens: int,
-    num_jobs: int,
     seed: int = 0,
 ) -> list[float]:
-    """Tokens a second of jobs that follow one another, whose requests are all there at the start."""
+    """Tokens a second of jobs of so many requests, which follow one another; all of a job's are there at its start."""
     server = Server(runner, choice, cost, acceptance, max_num_reqs=num_at_once, max_k=max_k, seed=seed)
     speeds = []
-    for _ in range(num_jobs):
-        waiting, before = num_requests, (server.num_tokens, server.seconds)
+    for waiting in jobs:
+        before = server.num_tokens, server.seconds
         while waiting or server.num_requests:
             while waiting and server.num_requests < num_at_once:
                 server.add(num_tokens)
