@@ -219,11 +219,11 @@ def attention_cases() -> Iterator[Case]:
     for k in (8, 15):
         for name, model, num_rows, options in (
             ("Llama-3.1-8B", LLAMA_3_1_8B, k + 1, {}),
-            ("Llama-3.1-8B, tree of 32", LLAMA_3_1_8B, 32, {"is_tree": True}),
+            ("Llama-3.1-8B, tree of 33", LLAMA_3_1_8B, 33, {"is_tree": True}),
             ("Llama-3.1-8B, tree of 64", LLAMA_3_1_8B, 64, {"is_tree": True}),
             ("Llama-3.3-70B", LLAMA_3_3_70B, k + 1, {}),
             ("Llama-3.3-70B, TP 8", LLAMA_3_3_70B, k + 1, {"num_gpus": 8}),
-            ("Llama-3.3-70B, TP 8, tree of 32", LLAMA_3_3_70B, 32, {"num_gpus": 8, "is_tree": True}),
+            ("Llama-3.3-70B, TP 8, tree of 33", LLAMA_3_3_70B, 33, {"num_gpus": 8, "is_tree": True}),
             ("Qwen3-8B", QWEN3_8B, k + 1, {}),
             ("Llama-3.2-1B draft", LLAMA_3_2_1B, 2 * k, {}),
             ("Llama-3.2-1B draft, TP 8", LLAMA_3_2_1B, 2 * k, {"num_gpus": 8}),
@@ -234,7 +234,7 @@ def attention_cases() -> Iterator[Case]:
     for head_size in (80, 96, 256):
         calls[f"heads of {head_size}"] = {"model": replace(LLAMA_3_1_8B, head_dim=head_size), "num_rows": 16}
     calls["soft cap"] = {"model": LLAMA_3_1_8B, "num_rows": 16, "soft_cap": 50.0}
-    calls["window, tree of 32"] = {"model": LLAMA_3_1_8B, "num_rows": 32, "window": 4096, "is_tree": True}
+    calls["window, tree of 33"] = {"model": LLAMA_3_1_8B, "num_rows": 33, "window": 4096, "is_tree": True}
     calls |= {f"{label}, one split": call | {"num_splits": 1} for label, call in calls.items()}
     calls |= {f"{label}, FP8 cache": call | {"is_fp8": True} for label, call in calls.items()}
     calls["float32, K=15"] = {"model": LLAMA_3_1_8B, "num_rows": 16, "dtype": torch.float32}

@@ -137,6 +137,7 @@ def test_fp8_needs_a_scale_and_a_chip() -> None:
         pytest.param(1, 8, 131072, 33, 16, id="one request fills the device"),
         pytest.param(1, 8, 131072, 16, 32, id="with programs of 8 warps"),
         pytest.param(1, 8, 131072, 8, 64, id="two tiles of rows"),
+        pytest.param(1, 8, 131072, 11, 33, id="three smaller ones"),
         pytest.param(1, 1, 131072, 128, 16, id="no more than a merge takes"),
         pytest.param(4, 8, 131072, 8, 16, id="four share it"),
         pytest.param(64, 8, 131072, 1, 16, id="full without splits"),

@@ -17,7 +17,7 @@ SUBSET = (
     "Llama-3.1-8B, K=15",
     "Llama-3.1-8B, tree of 64, one split",
     "Llama-3.3-70B, K=15",
-    "Llama-3.3-70B, TP 8, tree of 32, FP8 cache",
+    "Llama-3.3-70B, TP 8, tree of 33, FP8 cache",
     "Qwen3-8B, K=15",
     "Llama-3.2-1B draft, K=15",
     "Llama-3.2-1B draft, K=15, one split",

@@ -85,12 +85,16 @@ def test_prefix_lengths(prefix: int, num_splits: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "num_splits", "used"),
-    [(1000, 7, 7), (200, 7, 5), (33, 100, 3), (0, 7, 1), (640, 21, 21), (672, 21, 12)],
-)
-def test_splits(prefix: int, num_splits: int, used: int) -> None:
-    """Tiles of 32, the dense block as one more: of 21, ten splits take two each, one takes one, the last the block."""
-    _, log_sum_exp = run_both(make_step([prefix], [2], group_size=1, head_size=32), num_splits=num_splits)
+    ("prefix", "num_rows", "num_splits", "used"),
+    [
+        (1000, 2, 7, 7), (200, 2, 7, 5), (33, 2, 100, 3), (0, 2, 7, 1), (640, 2, 21, 21), (672, 2, 21, 12),
+        (320, 33, 12, 11), (320, 33, 11, 6), (0, 33, 7, 1), (64, 64, 2, 2),
+    ],
+)  # fmt: skip
+def test_splits(prefix: int, num_rows: int, num_splits: int, used: int) -> None:
+    """Tiles of 32, of new rows too: of 21 and one, ten splits take two each, one takes one, the last the new rows."""
+    step = make_step([prefix], [num_rows], group_size=1, head_size=32)
+    _, log_sum_exp = run_both(step, num_splits=num_splits)
     assert num_splits_used(log_sum_exp) == used
 
 
@@ -149,11 +153,13 @@ def test_part_of_a_batch(num_splits: int) -> None:
         assert out.isnan().all()
 
 
-def test_wide_tiles_of_16_bits() -> None:
-    """128 query rows a tile, and a second tile."""
-    step = make_step([37], [33], group_size=4, dtype=torch.float16)
-    assert launch_shape(33, 4, 64, torch.float16).num_row_tiles == 2
-    run_both(step, num_splits=2, ancestor_masks=masks_of([random_tree(33)]))
+@pytest.mark.parametrize(("num_rows", "block_rows", "num_row_tiles"), [(33, 64, 3), (32, 128, 1), (50, 128, 2)])
+def test_wide_tiles_of_16_bits(num_rows: int, block_rows: int, num_row_tiles: int) -> None:
+    """128 query rows a tile, unless the last one would be half empty."""
+    step = make_step([37], [num_rows], group_size=4, dtype=torch.float16)
+    shape = launch_shape(num_rows, 4, 64, torch.float16)
+    assert (shape.block_rows, shape.num_row_tiles) == (block_rows, num_row_tiles)
+    run_both(step, num_splits=2, ancestor_masks=masks_of([random_tree(num_rows)]))
 
 
 def test_no_requests_and_no_rows() -> None:

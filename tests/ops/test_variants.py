@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 SUPPORT = Path(__file__).parents[1] / "support"
-# Few, since each costs seconds; of attention, tiles of query rows, the largest also in several,
+# Few, since each costs seconds; of attention, tiles of query rows, the two largest also in several,
 # with and without splits, and merges of 16 to 128.
 NUM_VARIANTS = {
-    "attention, bfloat16": 5 * 2 + 4,
+    "attention, bfloat16": 6 * 2 + 4,
     "attention, float32, no groups": 3 * 2 + 4,
     "attention, wide heads, window": 4 * 2 + 4,
-    "attention, FP8 cache": 5 * 2 + 4,
-    "attention, trees": 5 * 2 + 4,
+    "attention, FP8 cache": 6 * 2 + 4,
+    "attention, trees": 6 + 5 + 4,
     "lm_head, best": 4 + 1,
     "lm_head, best four": 3 + 1,
     "ranks": 1,

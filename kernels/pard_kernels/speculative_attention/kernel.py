@@ -96,9 +96,8 @@ def speculative_attention_kernel(
         first_cached = tl.maximum(num_cached - window + 1, 0)
     first_tile = first_cached // BLOCK_N
     num_tiles = tl.cdiv(num_cached, BLOCK_N)
-    # The last split takes the dense block too: the rest of the division leaves it the shortest part of the prefix, and
-    # the block counts as one more tile.
-    tiles_per_split = tl.cdiv(num_tiles - first_tile + 1, num_splits)
+    # The last split takes the new rows' tiles too: they are among those that are divided, and so is their rest.
+    tiles_per_split = tl.cdiv(num_tiles - first_tile + tl.cdiv(num_rows, BLOCK_NEW), num_splits)
     begin = first_tile + split * tiles_per_split
     end = tl.minimum(begin + tiles_per_split, num_tiles)
     if IS_SPLIT:

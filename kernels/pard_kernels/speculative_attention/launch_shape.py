@@ -57,13 +57,16 @@ def launch_shape(
 
     benchmarks/cross_compile.py says why: with 64 cached tokens at a time, or 32 where the head is wider than 128, some
     of the listed GPUs spill registers; so do AMD's if heavy, and NVIDIA's sm_80 if a whole tree's tiles are larger.
-    float32 without tensor cores holds whole heads in registers.
+    float32 without tensor cores holds whole heads in registers. A tile of 128 that is half empty takes as long as a
+    full one, so that the 33 rows of a tree, with four heads each, are three tiles of 64.
     """
     is_amd = torch.version.hip is not None
     block_head = power_of_two(head_size)
     is_wide = block_head * dtype.itemsize > 256  # bytes: above 128 numbers of 16 bits
     most_rows = 32 if dtype.itemsize == 4 else 64 if is_wide or (is_whole_tree and not is_amd) else 128
     block_rows = min(power_of_two(num_rows * group_size), most_rows)
+    if block_rows == 128 < num_rows * group_size and 0 < num_rows * group_size % 128 <= 64:
+        block_rows = 64
     block_cached = 16 if is_wide or (is_heavy and is_amd) else 32
     return LaunchShape(
         block_rows=block_rows,
