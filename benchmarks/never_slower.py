@@ -29,7 +29,9 @@ LOADS = {(1, 4): 16, (16, 32): 6}  # requests at a time, and how many each user 
 def measure(pair: str, models: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
     """A row for each concurrency and method."""
     return [
-        {"pair": pair, "concurrency": concurrency} | row | {"ratio_to_none": row["speed_up"]}
+        {"pair": pair, "concurrency": concurrency}
+        | row
+        | {"ratio_to_none": row["speed_up"], "commit": measured["commit"]}
         for concurrencies, each_sends in zip(LOADS, given.requests, strict=True)
         for concurrency, measured in _bench(pair, models, concurrencies, each_sends, given).items()
         for row in rows_of_bench(measured, list(METHODS))
@@ -58,6 +60,7 @@ def _bench(
             part: [each for each in found[part] if each["concurrency"] == concurrency]
             for part in ("results", "verification")
         }
+        | {"commit": found["conditions"]["commit"]}  # a result that was there already may be of another one
         for concurrency in concurrencies
     }
 

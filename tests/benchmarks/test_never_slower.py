@@ -38,6 +38,15 @@ def test_a_row_for_each_pair_concurrency_and_method(run: Any) -> None:
     assert found["demo", 1, "none"] == 1.0
 
 
+def test_a_row_says_of_which_commit_it_is(run: Any, tmp_path: Path) -> None:
+    """A load's result that is there already is not measured again."""
+    run()
+    before = tmp_path / "work" / "demo_4.json"
+    before.write_text(before.read_text().replace("made up", "older"))
+    found = {row["concurrency"]: row["commit"] for row in run()}
+    assert found == {1: "older", 4: "older", 16: "made up", 32: "made up"}
+
+
 def test_where_it_is_slower_is_told(
     run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,7 @@ def fake_bench(tokens_per_second: Callable[[int, str], int]) -> Callable[..., No
             for concurrency, place, label in cells
             if place
         ]
-        Path(asked[asked.index("--json") + 1]).write_text(json.dumps({"results": results, "verification": checks}))
+        result = {"conditions": {"commit": "made up"}, "results": results, "verification": checks}
+        Path(asked[asked.index("--json") + 1]).write_text(json.dumps(result))
 
     return run
