@@ -21,6 +21,20 @@ def without_progress_bars() -> Iterator[None]:
 
 
 @contextmanager
+def without_dataset_bars() -> Iterator[None]:
+    """Of Datasets, where `report` says how far it is."""
+    import datasets
+
+    were_disabled = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_disabled:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
 def without_warnings() -> Iterator[None]:
     """Logged or warned: vLLM's import tells of every part that this machine lacks, and a failure is ours to tell."""
     before = logging.root.manager.disable

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from vllm_pard.checkpoint import load_config, read_checkpoint
 from vllm_pard.demo.text.corpus import EVALUATION_SPLITS
@@ -167,6 +168,7 @@ def test_an_output_that_is_a_file_ends_with_a_clear_error(tmp_path: Path, capsys
     (tmp_path / "file").write_text("")
     assert main(["--smoke", "--threads", "1", "--output", str(tmp_path / "file")]) == 1
     assert "is a file; name a folder" in capsys.readouterr().err
+    assert logging.is_progress_bar_enabled(), "others' bars are as they were"
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from vllm_pard.errors import first_sentence
+from vllm_pard.silence import without_dataset_bars
 from vllm_pard.training.data.config import DataConfig, DataError, Document
 from vllm_pard.training.data.reading import LEFT_OUT, Reader, Reading
 from vllm_pard.training.data.sources import Row, Source, open_source
@@ -148,7 +148,7 @@ def _cached(config: DataConfig, sources: Sequence[Source], tokenizer: Any, repor
     features |= {"notes": notes, "detail": datasets.Value("string")}
     key = _fingerprint(config, sources, tokenizer)
     try:
-        with _no_bars():
+        with without_dataset_bars():
             return datasets.Dataset.from_generator(generate, features=datasets.Features(features), fingerprint=key)
     except datasets.exceptions.DatasetGenerationError as error:
         cause = error.__cause__ or error
@@ -158,20 +158,6 @@ def _cached(config: DataConfig, sources: Sequence[Source], tokenizer: Any, repor
             f"can't keep tokenized data in {datasets.config.HF_DATASETS_CACHE}: {first_sentence(cause)}; make room "
             "there, or set HF_DATASETS_CACHE to another folder"
         ) from error
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """`report` says how far it is."""
-    import datasets
-
-    were_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_disabled:
-            datasets.enable_progress_bars()
 
 
 def _fingerprint(config: DataConfig, sources: Sequence[Source], tokenizer: Any) -> str:

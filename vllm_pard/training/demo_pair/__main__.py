@@ -12,10 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.utils.logging import disable_progress_bar
-from transformers.utils import logging
-
 from vllm_pard.errors import PardError
+from vllm_pard.silence import without_dataset_bars, without_progress_bars
 from vllm_pard.training.demo_pair.bundle import install
 from vllm_pard.training.demo_pair.processor import prepare_processor
 from vllm_pard.training.demo_pair.recipe import DemoPairConfig, smoke_config
@@ -35,12 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--install needs a trained pair; --smoke trains none: give one of the two")
     if options.threads < 1:
         parser.error(f"--threads must be 1 or more; got {options.threads}")
-    logging.disable_progress_bar()
-    disable_progress_bar()
     try:
         prepare_processor(options.threads)
         config = smoke_config() if options.smoke else DemoPairConfig()
-        shipped = make_demo_pair(config, options.output, _print_line)
+        with without_progress_bars(), without_dataset_bars():
+            shipped = make_demo_pair(config, options.output, _print_line)
         if options.install:
             install(shipped, Path(__file__).parents[2] / "demo")
     except (PardError, OSError) as error:
