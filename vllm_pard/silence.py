@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -11,27 +11,29 @@ def without_progress_bars() -> Iterator[None]:
     """Of Transformers, which draws one for each model that it reads or writes; a command has one of its own."""
     from transformers.utils import logging as theirs
 
-    was_enabled = theirs.is_progress_bar_enabled()
-    theirs.disable_progress_bar()
-    try:
+    with _without(theirs.is_progress_bar_enabled(), theirs.disable_progress_bar, theirs.enable_progress_bar):
         yield
-    finally:
-        if was_enabled:
-            theirs.enable_progress_bar()
 
 
 @contextmanager
 def without_dataset_bars() -> Iterator[None]:
-    """Of Datasets, where `report` says how far it is."""
+    """Of Datasets, which draws one for each dataset that it makes; a command has one of its own."""
     import datasets
 
-    were_disabled = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
+    with _without(
+        not datasets.are_progress_bars_disabled(), datasets.disable_progress_bars, datasets.enable_progress_bars
+    ):
+        yield
+
+
+@contextmanager
+def _without(is_there: bool, disable: Callable[[], None], enable: Callable[[], None]) -> Iterator[None]:
+    disable()
     try:
         yield
     finally:
-        if not were_disabled:
-            datasets.enable_progress_bars()
+        if is_there:
+            enable()
 
 
 @contextmanager

@@ -64,15 +64,16 @@ def launch_shape(
     block_head = power_of_two(head_size)
     is_wide = block_head * dtype.itemsize > 256  # bytes: above 128 numbers of 16 bits
     most_rows = 32 if dtype.itemsize == 4 else 64 if is_wide or (is_whole_tree and not is_amd) else 128
-    block_rows = min(power_of_two(num_rows * group_size), most_rows)
-    if block_rows == 128 < num_rows * group_size and 0 < num_rows * group_size % 128 <= 64:
+    num_query_rows = num_rows * group_size
+    block_rows = min(power_of_two(num_query_rows), most_rows)
+    if block_rows == 128 and 0 < num_query_rows % 128 <= 64:
         block_rows = 64
     block_cached = 16 if is_wide or (is_heavy and is_amd) else 32
     return LaunchShape(
         block_rows=block_rows,
         block_cached=block_cached,
         block_new=min(power_of_two(num_rows), block_cached),
-        num_row_tiles=-(-num_rows * group_size // block_rows),
+        num_row_tiles=-(-num_query_rows // block_rows),
         num_warps=8 if block_rows * block_head > 64 * 128 else 4,
         num_stages=2 if is_amd or is_wide else 3,
     )
