@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import inf, log2
 
-from vllm_pard.choice_batch import Batch, ChoiceLimits, Probe
+from vllm_pard.choice_batch import Batch, ChoiceLimits
 from vllm_pard.prompt_cost import PromptCost, Step
 
 __all__ = ["ChoiceLimits", "LengthChoice", "TreeChoice"]
@@ -45,8 +45,8 @@ class LengthChoice:
         batch = self._batch(batch_size)
         if not batch.is_settled:
             self._follow(batch)
-        if batch.probe is None:
-            batch.probe = self._next_probe(batch)
+        if batch.probe is None and (k := self._next_probe(batch)) is not None:
+            batch.begin_probe(k)
         if batch.probe is not None:
             return batch.probe.k
         self._change(batch)
@@ -104,12 +104,12 @@ class LengthChoice:
     def _cost(self, batch: Batch, k: int) -> float | None:
         """Seconds of a step; until they are known, in proportion to those of a near batch size."""
         own = batch.cost(k)
-        if own is not None or (common := batch.best_known()) is None:
+        if own is not None or (known := batch.best_known()) is None:
             return own
-        mine = batch.cost(common)
+        common, mine = known
         for other in self._near(batch.size):
             theirs, theirs_of_k = other.cost(common), other.cost(k)
-            if mine is not None and theirs is not None and theirs_of_k is not None:
+            if theirs is not None and theirs_of_k is not None:
                 return mine * theirs_of_k / theirs
         return None
 
@@ -137,23 +137,20 @@ class LengthChoice:
         if settled is not None:
             batch.k, batch.put_off = settled.k, settled.put_off
 
-    def _next_probe(self, batch: Batch) -> Probe | None:
+    def _next_probe(self, batch: Batch) -> int | None:
         """What nothing is known of; later each of the others, since both acceptance and costs change."""
         if batch.debt > 0.0 and (batch.is_settled or batch.has_given_up):
             return None
         if batch.is_settled:
             is_time = batch.num_steps_since_probe >= self.limits.min_probe_interval
-            return self._probe(self._other(batch)) if is_time else None
+            return self._other(batch) if is_time else None
         unknown = [k for k in self._first(batch) if self._cost(batch, k) is None]
         if not unknown:
             return None
-        return self._probe(batch.k if batch.k in unknown else unknown[0])
+        return batch.k if batch.k in unknown else unknown[0]
 
     def _first(self, batch: Batch) -> list[int]:
         return [k for k in self._first_probes if k <= batch.put_off or k == batch.k]
-
-    def _probe(self, k: int) -> Probe:
-        return Probe(k, self.limits.num_steps, self.limits.num_tries)
 
     def _is_much_slower(self, batch: Batch, k: int, batch_size: int) -> bool:
         """Whether it is clear that k is not the best, and so that more are not."""

@@ -7,7 +7,7 @@ from statistics import median
 
 from vllm_pard.prompt_cost import PromptCost, Step
 
-__all__ = ["Batch", "ChoiceLimits", "Probe"]
+__all__ = ["Batch", "ChoiceLimits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,10 @@ class Batch:
             self._costs[k] = median(step.seconds - self._prompt_cost.of(step) for step in self.steps[k])
         return self._costs[k]
 
-    def best_known(self) -> int | None:
-        """The k whose cost is known best: the present choice's, or else the newest."""
-        known = [k for k in self.steps if self.cost(k) is not None]
-        return max(known, key=lambda k: (k == self.k, self.last_seen[k]), default=None)
+    def best_known(self) -> tuple[int, float] | None:
+        """The k whose cost is known best, the present choice's or else the newest, and its cost."""
+        known = [(k, cost) for k in self.steps if (cost := self.cost(k)) is not None]
+        return max(known, key=lambda each: (each[0] == self.k, self.last_seen[each[0]]), default=None)
+
+    def begin_probe(self, k: int) -> None:
+        self.probe = Probe(k, self._limits.num_steps, self._limits.num_tries)
