@@ -27,6 +27,7 @@ __all__ = [
     "Load",
     "acceptance_length",
     "answer_all",
+    "compared_rows",
     "counts",
     "demo_prompts",
     "measure",
@@ -41,6 +42,7 @@ SECONDS_TO_END = 30
 
 Asked = dict[str, Any]
 Answer = dict[str, Any]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -120,10 +122,8 @@ class Load:
     script: str
     sizes: list[int]
     ask: Callable[[int, int], Asked]  # size, number of the run
-    row: Callable[[str, int, list[Answer]], dict[str, Any]]  # method, size, runs
-    compared: Callable[
-        [list[dict[str, Any]]], list[dict[str, Any]]
-    ]  # rows of engines that ran at once, the first's first
+    row: Callable[[str, int, list[Answer]], Row]  # method, size, runs
+    compared: Callable[[Row, Row], Row]  # a row with what it is beside the first method's of its size
 
 
 def ready(engines: list[Engine]) -> list[Engine]:
@@ -157,7 +157,7 @@ def measure_all(given: argparse.Namespace, load: Load) -> None:
     models = Models(target=model_folder(given.target), ar_draft=given.ar_draft)
     first, *others = parse_contenders(given.methods, METHODS, models, given.num_speculative_tokens)
     told = {"target": models.target, "engine_args": ENGINE_ARGS | given.engine_args}
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for group in groups([first], others, max(1, given.at_once - 1)):
         engines = [
             Engine.start(one.label, load.script, told | {"speculative_config": one.speculative_config(models)})
@@ -168,12 +168,19 @@ def measure_all(given: argparse.Namespace, load: Load) -> None:
         finally:
             for engine in engines:
                 engine.stop()
-        measured = load.compared([load.row(*key, runs) for key, runs in found.items()])
+        measured = compared_rows(load, found)
         rows += measured
         for each in measured:
             print(json.dumps(each), flush=True)
         if given.json is not None:
             write_whole(given.json, json.dumps({"conditions": conditions(), "rows": rows}, indent=2) + "\n")
+
+
+def compared_rows(load: Load, found: dict[tuple[str, int], list[Answer]]) -> list[Row]:
+    """Of engines that ran at once, each beside the first of them."""
+    rows = {(label, size): load.row(label, size, runs) for (label, size), runs in found.items()}
+    firsts: dict[int, Row] = {}
+    return [load.compared(row, firsts.setdefault(size, row)) for (_, size), row in rows.items()]
 
 
 def groups(first: list[Any], others: list[Any], size: int) -> Iterable[list[Any]]:

@@ -58,17 +58,12 @@ def row(label: str, batch_size: int, runs: list[dict[str, Any]]) -> dict[str, An
     }
 
 
-def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compared(row: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
     """With what the first method of the same group and batch size has as 1."""
-    first = {row["batch_size"]: row for row in rows if row["method"] == rows[0]["method"]}
-    return [
-        row
-        | {
-            "step_ratio": round(row["step_ms"] / first[row["batch_size"]]["step_ms"], 4),
-            "speed_up": round(row["tokens_per_second"] / first[row["batch_size"]]["tokens_per_second"], 3),
-        }
-        for row in rows
-    ]
+    return row | {
+        "step_ratio": round(row["step_ms"] / first["step_ms"], 4),
+        "speed_up": round(row["tokens_per_second"] / first["tokens_per_second"], 3),
+    }
 
 
 def main() -> None:

@@ -75,22 +75,14 @@ def row(label: str, num_users: int, runs: list[dict[str, Any]]) -> dict[str, Any
     }
 
 
-def compared(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def compared(row: dict[str, Any], first: dict[str, Any]) -> dict[str, Any]:
     """With the first method at as many users: how much faster, and how many answers are equal."""
-    firsts = {row["concurrency"]: row for row in rows if row["method"] == rows[0]["method"]}
-    found = []
-    for each in rows:
-        first = firsts[each["concurrency"]]
-        pairs = list(zip(each["digests"], first["digests"], strict=True))
-        found.append(
-            {name: value for name, value in each.items() if name != "digests"}
-            | {
-                "speed_up": round(each["tokens_per_second"] / first["tokens_per_second"], 3),
-                "num_answers": len(pairs),
-                "num_equal": sum(mine == theirs for mine, theirs in pairs),
-            }
-        )
-    return found
+    pairs = list(zip(row["digests"], first["digests"], strict=True))
+    return {name: value for name, value in row.items() if name != "digests"} | {
+        "speed_up": round(row["tokens_per_second"] / first["tokens_per_second"], 3),
+        "num_answers": len(pairs),
+        "num_equal": sum(mine == theirs for mine, theirs in pairs),
+    }
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import step_costs
-from engine_processes import Load, measure, ready
+from engine_processes import Load, compared_rows, measure, ready
 
 
 class Answers:
@@ -32,9 +32,10 @@ def test_a_steps_time_is_without_the_prompts() -> None:
     assert row["tokens_per_second"] == pytest.approx(2 * step_costs.MAX_TOKENS / 0.7, abs=0.1)
     plain = step_costs.row("none", 2, [{"prompt_seconds": 0.1, "seconds": 0.735, "num_drafts": 0, **NOTHING}])
     assert plain["step_ms"] == pytest.approx(1e3 * 0.635 / (step_costs.MAX_TOKENS - 1))
-    compared = step_costs.compared([plain, row])
-    assert [each["step_ratio"] for each in compared] == [1.0, 2.0]
-    assert compared[1]["speed_up"] == pytest.approx(0.735 / 0.7, abs=1e-3)
+    assert step_costs.compared(plain, plain)["step_ratio"] == 1.0
+    compared = step_costs.compared(row, plain)
+    assert compared["step_ratio"] == 2.0
+    assert compared["speed_up"] == pytest.approx(0.735 / 0.7, abs=1e-3)
 
 
 NOTHING = {"num_accepted_tokens": 0}
@@ -51,3 +52,16 @@ def test_engines_alternate_and_one_that_ends_is_left_out(capsys: pytest.CaptureF
     assert "the engine of c ended" in told
     assert "the engine of d ended" in told
     assert "engine of a" not in told
+
+
+def test_rows_are_compared_with_the_first_methods_of_their_size() -> None:
+    load = Load(
+        script="",
+        sizes=[1, 4],
+        ask=lambda *asked: {},
+        row=lambda label, size, runs: {"method": label, "seconds": runs[0]["seconds"]},
+        compared=lambda row, first: row | {"ratio": row["seconds"] / first["seconds"]},
+    )
+    seconds = {("none", 1): 2.0, ("pard", 1): 1.0, ("none", 4): 4.0, ("pard", 4): 6.0}
+    rows = compared_rows(load, {key: [{"seconds": each}] for key, each in seconds.items()})
+    assert [(row["method"], row["ratio"]) for row in rows] == [("none", 1), ("pard", 0.5), ("none", 1), ("pard", 1.5)]

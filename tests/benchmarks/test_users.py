@@ -62,7 +62,7 @@ def test_answers_are_compared_with_the_first_methods() -> None:
 
     plain = users.row("none", 2, [run(2.0, "a", "b"), run(1.0, "c", "d"), run(3.0, "e", "f")])
     pard = users.row("pard", 2, [run(1.0, "a", "b"), run(0.5, "c", "x"), run(1.5, "e", "f")])
-    first, second = users.compared([plain, pard])
+    first, second = users.compared(plain, plain), users.compared(pard, plain)
     assert (first["tokens_per_second"], first["tokens_per_second_extremes"]) == (30.0, [20.0, 60.0])
     assert (second["speed_up"], second["acceptance_length"]) == (2.0, 3.5)
     assert (second["num_equal"], second["num_answers"]) == (5, 6)
