@@ -10,7 +10,7 @@ from vllm_pard.pard2 import WantedMode
 
 AUTO = "auto"
 MAX_TREE_NODES = 63  # a row's ancestors, and the root, are the bits of a word
-AUTO_TREE_NODES = 32  # at most, where the number is chosen
+AUTO_TREE_NODES = 31  # at most, where it is chosen: with the root 32 rows, whole tiles of matrix products
 NUM_CANDIDATES = 16  # of each depth of a tree; the 60 likeliest paths of a draft hardly ever take a later one
 MAX_NUM_SPECULATIVE_TOKENS = 127  # vLLM's V1 rejection sampler takes 128 tokens a request: the drafts and the bonus
 

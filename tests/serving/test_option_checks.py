@@ -129,6 +129,15 @@ def test_trees_choose_their_attention(configure: Configure) -> None:
 
 
 @pytest.mark.usefixtures("_triton")
+@pytest.mark.parametrize(("num_depths", "lengths"), [(8, (0, 7, 15, 31)), (1, (0, 4, 8, 16))])
+def test_sizes_of_trees_that_are_chosen(configure: Configure, num_depths: int, lengths: tuple[int, ...]) -> None:
+    """Sixteen nodes are all that a tree one deep has."""
+    spec = configure({"tree": "auto", "num_speculative_tokens": num_depths}).speculative_config
+    assert spec.lengths == lengths
+    assert (spec.num_speculative_tokens, spec.draft_depth) == (lengths[-1], num_depths)
+
+
+@pytest.mark.usefixtures("_triton")
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
@@ -162,7 +171,7 @@ def test_targets_that_have_no_trees(property_of_target: str) -> None:
     engine = SimpleNamespace(kv_transfer_config=None, kv_offloading_size=None)
     wanted = PardConfig.from_mapping({"tree": {"nodes": 8}})
     with pytest.raises(PardError, match="does not go with a target that has "):
-        check_tree(wanted, engine, target, runner="v2", num_depths=8)
+        check_tree(wanted, engine, target, runner="v2")
 
 
 def test_pooling_ignores_the_draft(configure: Configure, warnings: list[str]) -> None:

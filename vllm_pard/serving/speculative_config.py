@@ -31,7 +31,7 @@ from vllm_pard.serving.option_checks import (
     in_one_sentence,
 )
 from vllm_pard.serving.target_layers import hook_layers
-from vllm_pard.serving.tree.checks import check_tree
+from vllm_pard.serving.tree.checks import check_tree, num_draft_tokens
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -115,19 +115,19 @@ def build(engine_args: Any, target_model_config: Any, target_parallel_config: An
     runner = planned_runner()
     check_options(wanted, target_model_config, target_parallel_config, runner, WORKER_CLS)
     check_adapters(wanted, engine_args)
-    draft, num_speculative_tokens = _choose_draft(wanted, target_model_config)
+    draft, num_depths = _choose_draft(wanted, target_model_config)
     plan = _plan_features(wanted, draft, engine_args, target_model_config)
-    num_draft_tokens = num_speculative_tokens if wanted.tree is None else wanted.tree.nodes
-    check_batched_tokens(engine_args, target_model_config.max_model_len, num_draft_tokens)
-    check_tree(wanted, engine_args, target_model_config, runner=runner, num_depths=num_speculative_tokens)
-    lengths = use_choice(wanted, engine_args, num_draft_tokens)
+    max_k = num_draft_tokens(wanted.tree, num_depths)
+    check_batched_tokens(engine_args, target_model_config.max_model_len, max_k)
+    check_tree(wanted, engine_args, target_model_config, runner=runner)
+    lengths = use_choice(wanted, engine_args, max_k)
     draft_vocab = check_draft_vocab(wanted, draft, target_model_config, target_parallel_config, runner)
     try:
         result = PardSpeculativeConfig(
             method="draft_model",
             model=draft.path,
-            num_speculative_tokens=num_draft_tokens,
-            tree_depth=None if wanted.tree is None else num_speculative_tokens,
+            num_speculative_tokens=max_k,
+            tree_depth=None if wanted.tree is None else num_depths,
             lengths=lengths,
             parallel_drafting=runner == "v1",
             mask_token_id=draft.mask_token_id,

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from vllm_pard.config import NUM_CANDIDATES, ConfigError, PardConfig
+from vllm_pard.config import NUM_CANDIDATES, ConfigError, PardConfig, TreeConfig
 from vllm_pard.serving.feature_plan import takes_foreign_kv
 
 
-def check_tree(wanted: PardConfig, engine_args: Any, target_model_config: Any, *, runner: str, num_depths: int) -> None:
+def check_tree(wanted: PardConfig, engine_args: Any, target_model_config: Any, *, runner: str) -> None:
     """Give the target the attention that takes a mask. Raises ConfigError where trees can't be had."""
     if wanted.tree is None:
         return
@@ -18,9 +18,16 @@ def check_tree(wanted: PardConfig, engine_args: Any, target_model_config: Any, *
     )
     if obstacle is not None:
         raise ConfigError(f'"tree" {obstacle}, or leave "tree" out')
-    most = sum(NUM_CANDIDATES**depth for depth in range(1, min(num_depths, 3) + 1))
-    if wanted.tree.nodes > most:
-        raise ConfigError(f'a "tree" {num_depths} deep has at most {most} nodes; got {wanted.tree.nodes}')
+
+
+def num_draft_tokens(tree: TreeConfig | None, num_depths: int) -> int:
+    """Of a step, at most: the nodes of a tree. Raises ConfigError if fewer exist, unless their number is chosen."""
+    if tree is None:
+        return num_depths
+    most: int = sum(NUM_CANDIDATES**depth for depth in range(1, min(num_depths, 3) + 1))
+    if tree.nodes > most and not tree.is_chosen:
+        raise ConfigError(f'a "tree" {num_depths} deep has at most {most} nodes; got {tree.nodes}')
+    return min(tree.nodes, most)
 
 
 def _of_options(wanted: PardConfig) -> str | None:
