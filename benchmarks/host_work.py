@@ -3,8 +3,9 @@
 python benchmarks/host_work.py [--json benchmarks/results/host_work.json] [--where]
 
 A tiny pair answers a batch of equal prompts in a real engine, each method in a process of its own, K = 8; counted is
-`propose` in decode steps of the whole batch. Triton is interpreted, FlashAttention's kernels are torch
-(tests/support), and graphs are recorded. What is counted (benchmarks/host_counter.py):
+`propose` in decode steps of the whole batch, and in the step that reads its prompts of 20 tokens. Triton is
+interpreted, FlashAttention's kernels are torch (tests/support), and graphs are recorded. What is counted
+(benchmarks/host_counter.py):
 
 host_launches          Triton launches, replays of a graph (one each), operators and copies to the device
 torch_operators        operators that write memory of the device: no views, no allocations, nothing on the host's
@@ -85,8 +86,9 @@ def count_steps(pair: Path, method: str, mode: str) -> list[dict[str, Any]]:
         prompts = scenarios.prompts((PROMPT_LENGTH,) * batch_size)
         scenarios.generate(llm, prompts, scenarios.greedy(MAX_TOKENS))
         of_whole_batch = [counts for num_reqs, counts in steps if num_reqs == batch_size]
-        decodes = of_whole_batch[1:]  # the first reads the prompts
-        rows.append({"method": method, "mode": mode, "batch_size": batch_size, **summary(decodes)})
+        first, *decodes = of_whole_batch
+        of_prompts = {"host_launches_with_prompts": total(first, LAUNCHES)}
+        rows.append({"method": method, "mode": mode, "batch_size": batch_size, **summary(decodes), **of_prompts})
     return rows
 
 
@@ -113,13 +115,14 @@ def counting(drafter: Any, steps: list[Any], work: Any, counted_launches: Callab
     return counted
 
 
+def total(counts: Counter[Any], kinds: tuple[str, ...], only_forward: bool = False) -> int:
+    return sum(
+        n for (kind, _, place), n in counts.items() if kind in kinds and (place == "forward" or not only_forward)
+    )
+
+
 def summary(steps: list[Counter[Any]]) -> dict[str, Any]:
     """The medians of some steps, and the places of the step in the middle."""
-
-    def total(counts: Counter[Any], kinds: tuple[str, ...], only_forward: bool = False) -> int:
-        return sum(
-            n for (kind, _, place), n in counts.items() if kind in kinds and (place == "forward" or not only_forward)
-        )
 
     def middle(kinds: tuple[str, ...], only_forward: bool = False) -> int:
         return median_low([total(counts, kinds, only_forward) for counts in steps])

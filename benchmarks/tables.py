@@ -33,9 +33,13 @@ def host_work_table(rows: list[dict[str, Any]]) -> str:
             f"{row[name]} ({row[name] - row[f'{name}_of_the_forward']})"
             for name in ("host_launches", "torch_operators")
         )
-        lines.append([row["method"], row["mode"], row["batch_size"], launches, operators, row["device_to_host_copies"]])
-    note = "Medians of the decode steps of a batch; in brackets what is left without the draft's forward."
-    titles = ["batch", "host launches", "torch operators", "device-to-host copies"]
+        counts = [launches, operators, row["device_to_host_copies"], row["host_launches_with_prompts"]]
+        lines.append([row["method"], row["mode"], row["batch_size"], *counts])
+    note = (
+        "Medians of the decode steps of a batch; in brackets what is left without the draft's forward. Behind them the "
+        "step that reads the batch's prompts."
+    )
+    titles = ["batch", "host launches", "torch operators", "device-to-host copies", "host launches with prompts"]
     return markdown(["method", "mode"], titles, lines, note)
 
 

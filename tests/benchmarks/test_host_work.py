@@ -123,3 +123,6 @@ def test_a_step_in_graphs_is_a_few_launches(
         assert row["host_launches"] == num_launches, row["where"]
         assert row["device_to_host_copies"] == row["host_launches_of_the_forward"] == 0
         assert any("1 graph: replay" in place for place in row["where"])
+        # 28 rows of each request are two places of a graph for 16.
+        has_room = row["batch_size"] < 16
+        assert (row["host_launches_with_prompts"] < 35) == has_room

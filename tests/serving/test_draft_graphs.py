@@ -44,7 +44,33 @@ def test_graphs_draft_as_eager_steps(run: Any, runner: str, spec: dict[str, Any]
     mixed = [step for step in steps if step["rows"]]
     assert mixed, "decodes beside a prefill"
     assert all(min(step["rows"][0]) > 8 for step in mixed), "a graph drafts for the decodes, the prefill is eager"
-    assert all(step["rows"] for step in result["steps"] if max(step["queries"]) > 8)
+    assert all(step["rows"] or step["places"] for step in result["steps"] if max(step["queries"]) > 8)
+
+
+@pytest.mark.parametrize(
+    ("runner", "spec"),
+    [
+        pytest.param("v2-triton", {}, id="Triton attention", marks=pytest.mark.slow),
+        pytest.param("v2-flash", {}, id="FlashAttention", marks=pytest.mark.slow),
+        pytest.param("v2-flash", OURS, id="our attention on FlashAttention"),
+    ],
+)
+def test_prompts_in_places_of_decodes(run: Any, runner: str, spec: dict[str, Any]) -> None:
+    """With room for 16 requests of 8 rows there is room for four, and for chunks of 27 tokens beside them."""
+    spec = spec | {"draft_sample_method": "probabilistic"}
+    result = run(runner=runner, spec=spec, temperature=0.7, most=16, chunk=27)
+    assert result["graphs"] == result["eager"]
+    assert result["counts"] == result["eager_counts"]
+    assert 0 < result["counts"]["num_accepted_tokens"] < result["counts"]["num_draft_tokens"]
+    assert max(result["differences"]) < 1e-4
+    spread = [step for step in result["steps"] if step["places"]]
+    assert any(0 < step["prefills"] < step["requests"] for step in spread), "decodes beside a prompt"
+    assert any(step["chunks"] for step in spread), "a part of a prompt"
+    assert any(step["requests"] < sum(step["places"]) < step["replays"][0] for step in spread), "padding behind"
+    assert all(max(step["places"]) > 1 for step in spread)
+    ends = {number for step in spread if step["prefills"] for number in step["queries"][-step["prefills"] :]}
+    assert ends & {6, 13}, "of so many tokens, the bonus and three masks the last masks are in another place"
+    assert all(not step["rows"] and len(step["replays"]) == 1 for step in spread)
 
 
 def test_prompts_in_pieces(tiny_pair: tuple[Path, Path], newest_vllm: dict[str, str]) -> None:
@@ -103,20 +129,25 @@ def test_a_graph_for_each_k(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_drafts", "spec", "widths"),
+    ("num_drafts", "spec", "sizes", "widths"),
     [
-        pytest.param("auto", {}, (4, 8, 16), id="every length that may be chosen"),
-        pytest.param(6, {"tree": "auto"}, (12,), id="trees of any size are as deep"),
-        pytest.param(4, {"tree": {"nodes": 20}}, (8,), id="trees"),
+        pytest.param("auto", {}, (1, 2, 4), (4, 8, 16), id="every length that may be chosen"),
+        pytest.param(6, {"tree": "auto"}, (1, 2, 3, 4), (12,), id="trees of any size are as deep"),
+        pytest.param(4, {"tree": {"nodes": 20}}, (1, 2, 3, 4), (8,), id="trees"),
     ],
 )
 def test_which_graphs_are_planned(
-    tiny_pair: tuple[Path, Path], newest_vllm: dict[str, str], num_drafts: Any, spec: dict[str, Any], widths: Any
+    tiny_pair: tuple[Path, Path],
+    newest_vllm: dict[str, str],
+    num_drafts: Any,
+    spec: dict[str, Any],
+    sizes: tuple[int, ...],
+    widths: tuple[int, ...],
 ) -> None:
-    """For each batch size each number of rows that a step can have."""
+    """For each batch size each number of rows that a step can have; as many rows as a tree has are more requests."""
     target, draft = tiny_pair
     planned = run_scenario(
         "scenarios_draft:planned_graphs", runner="v2-flash", environment=newest_vllm, target=target, draft=draft,
         num_drafts=num_drafts, spec=spec,
     )  # fmt: skip
-    assert planned == [[size, width] for size in (1, 2, 4) for width in widths]
+    assert planned == [[size, width] for size in sizes for width in widths]

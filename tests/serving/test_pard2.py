@@ -74,10 +74,22 @@ def test_the_drafts_cache_is_that_of_a_fresh_prefill(run: Any, spec: dict[str, A
     assert max(result["differences"]) < OUTPUT_TOL
 
 
-def test_a_prompt_beside_a_graph_is_read_by_its_own_forward(run: Any) -> None:
-    """A graph reads no more rows of the target than its decodes have."""
-    result = run("scenarios_v2:draft_kv", runner="v2-flash", disable_counter=False, spec=OURS, joins_graphs=True)
-    assert any(step["rows"] and step["replays"] for step in result["steps"])
+@pytest.mark.parametrize(
+    ("most", "schedule", "places"),
+    [
+        pytest.param(4, {}, [], id="its own forward"),
+        pytest.param(6, {}, [1, 1, 1, 3], id="places of the graph"),
+        pytest.param(8, DYNAMIC_K, [1, 1, 1, 5], id="nothing is drafted"),
+    ],
+)
+def test_a_prompt_beside_a_graph(run: Any, most: int, schedule: dict[str, Any], places: list[int]) -> None:
+    """A graph reads no more rows of the target than its decodes have; the others of a prompt in it are read before."""
+    spec = OURS | schedule
+    result = run("scenarios_v2:draft_kv", runner="v2-flash", disable_counter=False, spec=spec, joins_graphs=most)
+    *_, joined = (step for step in result["steps"] if step["prefills"])
+    assert len(joined["replays"]) == 1
+    assert joined["places"] == places
+    assert bool(joined["rows"]) == (places == [])
     assert max(result["differences"]) < OUTPUT_TOL
 
 
@@ -112,20 +124,22 @@ def test_dynamic_k(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runner", "spec", "temperature"),
+    ("runner", "spec", "temperature", "most"),
     [
-        pytest.param("v2-flash", OURS, 0.0, id="greedy, our attention"),
-        pytest.param("v2-triton", PROBABILISTIC, 0.7, id="sampled, Triton attention", marks=pytest.mark.slow),
+        pytest.param("v2-flash", OURS, 0.0, 4, id="greedy, our attention"),
+        pytest.param("v2-flash", OURS, 0.0, 16, id="prompts in places of decodes"),
+        pytest.param("v2-triton", PROBABILISTIC, 0.7, 4, id="sampled, Triton attention", marks=pytest.mark.slow),
     ],
 )
-def test_graphs(run: Any, runner: str, spec: dict[str, Any], temperature: float) -> None:
+def test_graphs(run: Any, runner: str, spec: dict[str, Any], temperature: float, most: int) -> None:
     """A replay reads the features of its own step, whatever lay in their place at the capture."""
-    result = run("scenarios_v2:graphs", runner=runner, num_drafts=4, spec=spec, temperature=temperature)
+    result = run("scenarios_v2:graphs", runner=runner, num_drafts=4, spec=spec, temperature=temperature, most=most)
     assert result["graphs"] == result["eager"]
     assert result["counts"] == result["eager_counts"]
     assert 0 < result["counts"]["num_accepted_tokens"] < result["counts"]["num_draft_tokens"]
     assert sum(result["replays"].values()) >= 8
-    assert any(step["rows"] and step["replays"] for step in result["steps"]), "decodes beside a prefill"
+    mixed = [step for step in result["steps"] if step["replays"] and step["prefills"]]
+    assert any(bool(step["rows"]) == (most == 4) for step in mixed), "decodes beside a prefill"
 
 
 @pytest.mark.slow

@@ -159,13 +159,14 @@ def test_max_model_len(run: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_graphs(run: Any, temperature: float) -> None:
-    """The draft's forward and the building of trees, replayed."""
-    result = run("scenarios_v2:graphs", num_drafts=K, spec={}, temperature=temperature)
+@pytest.mark.parametrize(("temperature", "most"), [(0.0, 4), (0.8, 4), (0.0, 16)])
+def test_graphs(run: Any, temperature: float, most: int) -> None:
+    """The draft's forward and the building of trees, replayed, and prompts among decodes where there is room."""
+    result = run("scenarios_v2:graphs", num_drafts=K, spec={}, temperature=temperature, most=most)
     assert result["graphs"] == result["eager"]
     assert result["counts"] == result["eager_counts"]
     assert sum(result["replays"].values()) > 5
+    assert most == 4 or any(step["places"] for step in result["steps"])
 
 
 @pytest.mark.slow

@@ -141,6 +141,16 @@ def test_draft_kv_equals_a_fresh_prefill(run: Any, spec: Any) -> None:
         assert sum(step["num_drafts"] == 0 for step in result["steps"]) > 10
 
 
+@pytest.mark.parametrize("schedule", [{}, DYNAMIC_K], ids=["in a step that drafts", "in one that does not"])
+def test_draft_kv_of_a_prompt_in_places_of_a_graph(run: Any, schedule: dict[str, Any]) -> None:
+    spec = {"attention_backend": "CUSTOM"} | schedule
+    result = run("draft_kv", runner="v2-flash", disable_counter=False, spec=spec, joins_graphs=8)
+    *_, joined = (step for step in result["steps"] if step["prefills"])
+    assert joined["num_drafts"] == (0 if schedule else 4)
+    assert joined["places"] == ([5] if schedule else [1, 1, 1, 3])
+    assert max(result["differences"]) < 1e-5
+
+
 def test_draft_kv_check_fails_without_the_counter(run: Any) -> None:
     result = run("draft_kv", disable_counter=True, spec=DYNAMIC_K)
     assert max(result["differences"]) > 0.1

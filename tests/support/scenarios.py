@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from engine import ENGINE
 from vllm import LLM, SamplingParams, TokensPrompt
@@ -61,7 +62,7 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
     """What each step of the V2 speculator was: requests, prefills, unfinished prefill chunks, K, forwards, replays."""
     drafting, steps = speculator(llm), []
     run, replay, sample = drafting.forward.run, drafting.forward.replay, drafting._sample
-    draft = drafting._draft
+    draft, replay_places = drafting._draft, drafting.forward.replay_places
 
     def recording(step: Any) -> None:
         batch = step.batch
@@ -76,6 +77,7 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
                 "rejected": int(step.num_rejected.sum()),
                 "rows": [],
                 "replays": [],
+                "places": [],
                 "sampled": 0,
             }
         )
@@ -94,14 +96,21 @@ def recorded_steps(llm: LLM) -> Iterator[list[dict[str, Any]]]:
         if steps:
             steps[-1]["replays"].append(shape.num_reqs)
 
+    def counting_places(step: Any, shape: Any, places: Any, first: int) -> None:
+        replay_places(step, shape, places, first)
+        steps[-1]["replays"].append(shape.num_reqs)
+        steps[-1]["places"] = np.bincount(places.host_owners)[: step.batch.num_reqs - first].tolist()
+
     def counting_samples(*args: Any) -> None:
         steps[-1]["sampled"] += int(args[-1].sum())
         sample(*args)
 
     drafting._draft, drafting._sample = recording, counting_samples
     drafting.forward.run, drafting.forward.replay = counting, counting_replays
+    drafting.forward.replay_places = counting_places
     yield steps
-    del drafting._draft, drafting._sample, drafting.forward.run, drafting.forward.replay
+    del drafting._draft, drafting._sample
+    del drafting.forward.run, drafting.forward.replay, drafting.forward.replay_places
 
 
 def compare(

@@ -18,6 +18,8 @@ from scenarios import (
 )
 from vllm import LLM, SamplingParams
 
+from vllm_pard.serving.draft.kv import StepRequests
+
 
 def mixed_batches(target: str, draft: str, num_drafts: int, asynchronous: bool) -> Any:
     """Twelve prompts of 1 to 90 tokens and answers of 5 to 27, chunked to 48 tokens a step: requests join and leave."""
@@ -69,8 +71,13 @@ def recorded_attention(num_splits: int) -> Iterator[list[int]]:
     layer.speculative_attention, metadata.choose_num_splits = kernel, choose
 
 
-def graphs(target: str, draft: str, num_drafts: int, spec: dict[str, Any], temperature: float) -> Any:
-    """Draft steps replayed from graphs, which were captured before the first request, against eager ones."""
+def graphs(
+    target: str, draft: str, num_drafts: int, spec: dict[str, Any], temperature: float, most: int = 4, chunk: int = 0
+) -> Any:
+    """Draft steps replayed from graphs, which were captured before the first request, against eager ones.
+
+    `most`: requests at a time, and of the largest graph, at least 4. `chunk`: tokens of a prompt in a step, or any.
+    """
     requests = prompts((2, 33, 70, 40, 9))
     params = [
         SamplingParams(
@@ -78,15 +85,37 @@ def graphs(target: str, draft: str, num_drafts: int, spec: dict[str, Any], tempe
         )
         for seed, max_tokens in enumerate((36, 10, 6, 21, 16))
     ]
-    kw = {"num_drafts": num_drafts, "spec": spec, "max_num_batched_tokens": 96}
+    kw = {"num_drafts": num_drafts, "spec": spec, "max_num_batched_tokens": max(96, 8 * most), "max_num_seqs": most}
+    kw |= {"long_prefill_token_threshold": chunk}
     eager = make_llm(target, draft, **kw)
-    result = {"eager": generate(eager, requests, params), "eager_counts": spec_counts(eager)}
+    with recorded_logits(eager) as eager_logits:
+        result = {"eager": generate(eager, requests, params), "eager_counts": spec_counts(eager)}
     llm = make_llm(target, draft, **kw)
-    captured = capture_draft_graphs(speculator(llm), [1, 2, 4])
-    with recorded_steps(llm) as steps:
+    captured = capture_draft_graphs(speculator(llm), sorted({1, 2, 4, most}))
+    with recorded_steps(llm) as steps, recorded_logits(llm) as logits:
         tokens = generate(llm, requests, params)
     replays = {f"{shape.num_reqs} x {shape.uniform_token_count}": g.num_replays for shape, g in captured.items()}
-    return result | {"graphs": tokens, "counts": spec_counts(llm), "steps": steps, "replays": replays}
+    pairs = zip(logits, eager_logits, strict=True)
+    differences = [float((mine - theirs).abs().max()) for mine, theirs in pairs if len(mine) > 0]
+    found = {"graphs": tokens, "counts": spec_counts(llm), "steps": steps, "replays": replays}
+    return result | found | {"differences": differences}
+
+
+@contextmanager
+def recorded_logits(llm: LLM) -> Iterator[list[torch.Tensor]]:
+    """Of each step that drafts, those of the requests that sample; only of drafts that are sampled themselves."""
+    drafting, logits = speculator(llm), []
+    draft = drafting._draft
+
+    def recording(step: Any) -> None:
+        draft(step)
+        if drafting.draft_logits is not None and step.num_drafts > 0:
+            will_sample = torch.from_numpy(StepRequests.of(step.batch, 1 + drafting.depth).will_sample)
+            logits.append(drafting.draft_logits[step.slots[will_sample], : step.num_drafts].clone())
+
+    drafting._draft = recording
+    yield logits
+    drafting._draft = draft
 
 
 def adaptive(target: str, draft: str, num_drafts: int) -> Any:
@@ -189,20 +218,20 @@ def dynamic_num_drafts(target: str, draft: str) -> Any:
 
 
 def draft_kv(
-    target: str, draft: str, disable_counter: bool, spec: dict[str, Any] | None = None, joins_graphs: bool = False
+    target: str, draft: str, disable_counter: bool, spec: dict[str, Any] | None = None, joins_graphs: int = 0
 ) -> Any:
     """Largest difference between the draft's K/V after drafting and after a fresh prefill of the same text.
 
     Compares whole blocks of the first request. Others share the batch, so that with `DYNAMIC_K` some steps do not
     draft. With the counter disabled the speculator believes that the draft has whatever the target has. If it joins
-    graphs, its prompt is read in a step in which the drafts of three others come from a graph for four.
+    graphs, for so many requests, its prompt is read in a step in which the drafts of three others come from one.
     """
     requests = prompts((20, 21, 22, 23) if joins_graphs else (20, 21, 22))
     params = [greedy(110), greedy(40), greedy(30), greedy(30)][: len(requests)]
-    llm = make_llm(target, draft, spec=spec, enable_prefix_caching=False)
+    llm = make_llm(target, draft, spec=spec, enable_prefix_caching=False, max_num_seqs=max(4, joins_graphs))
     drafting = speculator(llm)
     if joins_graphs:
-        capture_draft_graphs(drafting, [1, 4])
+        capture_draft_graphs(drafting, [1, joins_graphs])
     if disable_counter:
         lay_out = drafting.rows.lay_out
 
@@ -212,7 +241,7 @@ def draft_kv(
 
         drafting.rows.lay_out = without_counter
     with recorded_steps(llm) as steps:
-        blocks, text = _first_request_blocks(llm, requests, params, joins_late=joins_graphs)
+        blocks, text = _first_request_blocks(llm, requests, params, joins_late=joins_graphs > 0)
     fresh = make_llm(target, draft, enable_prefix_caching=False)
     fresh_blocks, _ = _first_request_blocks(fresh, [{"prompt_token_ids": text}], [greedy(2)])
     num_blocks = (len(text) - 1) // 32

@@ -18,7 +18,6 @@ from vllm_pard.config import ConfigError
 from vllm_pard.serving.attention.backends import warm_up as warm_up_attention_layers
 from vllm_pard.serving.draft.attention import DraftAttention
 from vllm_pard.serving.draft.forward import DraftForward
-from vllm_pard.serving.draft.graphs import DraftGraphs, graph_mode
 from vllm_pard.serving.draft.group import agree, group_of_draft, tensor_parallel_group
 from vllm_pard.serving.draft.head import GreedyHead
 from vllm_pard.serving.draft.kv import DraftKV, StepRequests
@@ -88,15 +87,7 @@ class PardSpeculator(DraftModelSpeculator):
 
     def init_cudagraph_manager(self, cudagraph_mode: CUDAGraphMode) -> None:
         """Plan graphs of the draft, where its attention can be captured."""
-        forward = self.forward
-        assert forward.attention is not None
-        mode = graph_mode(
-            cudagraph_mode,
-            why_no_decodes=forward.attention.why_no_graph(2 * self.depth),
-            is_compiled=forward.model.is_compiled,
-            enforce_eager=bool(self.speculative_config.enforce_eager),
-        )
-        forward.graphs = DraftGraphs(self.vllm_config, self.device, mode, self.depth)
+        self.forward.plan_graphs(self.vllm_config, self.device, cudagraph_mode)
 
     def capture(self) -> None:
         """Capture the planned graphs, on rows that touch no request."""
@@ -109,17 +100,7 @@ class PardSpeculator(DraftModelSpeculator):
                 self.head.measure(graphs.numbers_of_drafts)
             self.rows.clear()
             self.idx_mapping.fill_(NO_REQUEST)
-            graphs.capture(
-                self._graph_step,
-                self.input_buffers,
-                self.block_tables,
-                self.attn_groups,
-                self.kv_cache_config,
-                self.max_model_len,
-                causal=True,
-                prepare_forward=lambda *_: None,  # it is told no number of rows
-                progress_bar_desc="Capturing CUDA graphs of the PARD draft",
-            )
+            graphs.capture_steps(self, self._graph_step)
 
     @torch.inference_mode()
     def warm_up(self) -> None:
@@ -209,7 +190,7 @@ class PardSpeculator(DraftModelSpeculator):
         )
         for part in catch_up:
             self.forward.run(step, part, first)
-        num_replayed = self._replay(step, spans)
+        num_replayed = self._replay_all(step, spans, first) or self._replay(step, spans)
         first, spans = first + num_replayed, spans[num_replayed:]
         if len(spans) == 0:
             return
@@ -228,6 +209,22 @@ class PardSpeculator(DraftModelSpeculator):
             hidden_states = self.forward.run(step, spans[num_replayed:], num_replayed)
             everyone = np.full(num_reqs - num_replayed, True)
             self._sample(hidden_states, step.slots, num_replayed, step.num_drafts, everyone)
+
+    def _replay_all(self, step: DraftStep, spans: IntArray, first: int) -> int:
+        """Draft for all requests from `first` on, from a graph with room for their prompts. Returns for how many."""
+        # The estimator knows a request by its place in the batch.
+        may_spread = self.acceptance_estimator is None
+        found = self.forward.find_places(spans, step.num_drafts) if may_spread else None
+        if found is None:
+            return 0
+        shape, places = found
+        self.idx_mapping.fill_(NO_REQUEST)
+        if step.num_drafts > 0:
+            self.idx_mapping[places.lasts] = step.slots
+        self.forward.replay_places(step, shape, places, first)
+        if step.num_drafts > 0:
+            self.draft_tokens[: len(spans)] = self.draft_tokens[places.lasts]
+        return len(spans)
 
     def _replay(self, step: DraftStep, spans: IntArray) -> int:
         """Draft for the first requests of the step from a graph, if there is one. Returns for how many."""

@@ -3,6 +3,7 @@
 B requests · D draft rows · H hidden size
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +15,9 @@ from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 
 from vllm_pard.serving.attention.metadata import takes
 from vllm_pard.serving.draft.attention import DraftAttention
-from vllm_pard.serving.draft.graphs import DraftGraphs
+from vllm_pard.serving.draft.graphs import DraftGraphs, graph_mode
 from vllm_pard.serving.draft.model import DraftModel
+from vllm_pard.serving.draft.places import Places, num_places
 from vllm_pard.serving.draft.rows import DraftRows, DraftStep
 from vllm_pard.serving.draft.target_features import TargetFeatures
 
@@ -51,6 +53,17 @@ class DraftForward:
         self.attention: DraftAttention | None = None  # known once the K/V cache is
         self.graphs: DraftGraphs | None = None
 
+    def plan_graphs(self, vllm_config: Any, device: torch.device, wanted: CUDAGraphMode) -> None:
+        """Plan as many kinds of graphs as the target has, where the draft's attention can be captured."""
+        assert self.attention is not None
+        mode = graph_mode(
+            wanted,
+            why_no_decodes=self.attention.why_no_graph(2 * self.depth),
+            is_compiled=self.model.is_compiled,
+            enforce_eager=bool(vllm_config.speculative_config.enforce_eager),
+        )
+        self.graphs = DraftGraphs(vllm_config, device, mode, self.depth)
+
     def run(self, step: DraftStep, spans: IntArray, first: int) -> Tensor:
         """Run `spans[b]` rows of each request from `first` on, by a piecewise graph if one fits. Returns [D, H]."""
         query_start_loc = np.concatenate(([0], np.cumsum(spans))).astype(np.int32)
@@ -64,7 +77,7 @@ class DraftForward:
         shape = self.graphs.find_piecewise(num_rows) if self.graphs is not None else None
         mode, num_padded = (CUDAGraphMode.NONE, num_rows) if shape is None else (shape.cg_mode, shape.num_tokens)
         self.attention.block_tables.slot_mappings[:, num_rows:num_padded].fill_(NO_SLOT)
-        metadata = self._metadata(step, query_start_loc, first, num_rows)
+        metadata = self._metadata(step, query_start_loc, num_rows, first=first)
         if self.target_features is not None:
             self.target_features.clear(slice(num_rows, num_padded))
         return self.run_rows(num_padded, metadata, self.attention.slot_mappings(num_padded), mode, read)
@@ -101,8 +114,47 @@ class DraftForward:
         if not self.attention.refreshes:
             query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * width
             self.rows.starts(query_start_loc)
-            self._metadata(step, query_start_loc, 0, shape.num_tokens)  # in buffers that the graph reads
+            self._metadata(step, query_start_loc, shape.num_tokens)  # in buffers that the graph reads
         self.graphs.run_fullgraph(shape)
+
+    def find_places(self, spans: IntArray, num_drafts: int) -> tuple[BatchExecutionDescriptor, Places] | None:
+        """The smallest FULL graph with room for requests of which some need more than 2K rows.
+
+        Without drafts that of any K, whose samples are nobody's.
+        """
+        if self.graphs is None or (num_drafts > 0 and int(spans.max()) <= 2 * num_drafts):
+            return None
+        shape = self.graphs.find_room(spans, num_drafts)
+        if shape is None:
+            return None
+        counts = num_places(spans, shape.uniform_token_count)
+        if int(counts.max()) * shape.uniform_token_count > self.max_model_len:
+            return None
+        return shape, Places.of(counts, shape.num_reqs, shape.uniform_token_count, self.rows.num_draft_kv.device)
+
+    def replay_places(self, step: DraftStep, shape: BatchExecutionDescriptor, places: Places, first: int) -> None:
+        """The same for all requests of the step from `first` on, in as many places as they need.
+
+        Mask tokens may lie in another place than those that see them, so they are cached whatever the attention.
+        """
+        assert self.attention is not None
+        assert self.graphs is not None
+        step = dataclasses.replace(step, num_drafts=shape.uniform_token_count // 2)
+        self.rows.lay_out(step, places.starts, shape.num_tokens, first=first, caches_masks=True)
+        self.rows.spread(places, step.num_drafts)
+        for group in self.attention.kv_groups:
+            places.hand_out_blocks(self.attention.block_tables.input_block_tables[group], first)
+        if not self.attention.refreshes:
+            query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * shape.uniform_token_count
+            self.rows.starts(query_start_loc)
+            self._metadata(step, query_start_loc, shape.num_tokens, first=first, owners=places.host_owners)
+        if self.target_features is None:
+            self.graphs.run_fullgraph(shape)
+            return
+        known = self._most_target_rows(shape.num_reqs, shape.num_tokens)
+        self.target_features.project(slice(known, int(step.batch.num_scheduled_tokens.sum())))
+        with self.target_features.carried_later(len(places.starts) - 1):
+            self.graphs.run_fullgraph(shape)
 
     def run_captured(
         self,
@@ -148,12 +200,22 @@ class DraftForward:
         """Our kernel reads new keys and values from the layer, so those of mask tokens need no slots."""
         return not (self.attention is not None and self.attention.is_ours and takes(widest))
 
-    def _metadata(self, step: DraftStep, query_start_loc: IntArray, first: int, num_rows: int) -> dict[str, Any]:
+    def _metadata(
+        self,
+        step: DraftStep,
+        query_start_loc: IntArray,
+        num_rows: int,
+        *,
+        first: int = 0,
+        owners: IntArray | None = None,  # of a graph's places, if they are not one request each
+    ) -> dict[str, Any]:
         assert self.attention is not None
         num_reqs = len(query_start_loc) - 1
         upper_bound = torch.zeros(num_reqs, dtype=torch.int32)
         of_step = step.batch.seq_lens_cpu_upper_bound[first : step.batch.num_reqs][:num_reqs]
         upper_bound[: len(of_step)] = (of_step + self.depth).clamp(max=self.max_model_len)
+        if owners is not None:
+            first, upper_bound = 0, upper_bound[owners]
         return self.attention.build(
             query_start_loc,
             first=first,

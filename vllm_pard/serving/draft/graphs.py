@@ -1,20 +1,29 @@
-"""CUDA graphs of draft steps: forward and sampling of a decode step are one launch; prompts beside it run piecewise.
+"""CUDA graphs of draft steps: forward and sampling of a step are one launch, with prompts beside it where they fit.
 
-Decodes and chunks of prompts in one step, together or apart? Up to some hundred rows (an H100 does 295 bf16 products in
-the time of reading one weight) a forward waits for the draft's weights, however many rows it has. So where all rows fit
-a piecewise graph they share one forward: a second one would read the weights twice. Beyond, the chunks compute for as
-long as several reads take, and the decodes' rows would add their share to that: about one more read from 295 rows on.
-Their own graph costs that read and gives them the attention, the head and the launch of steps without prompts.
+Chunks of prompts that are not too long take several places of a graph of decodes (places.py). In pieces a forward has
+launches of its own for each layer: on an H200 those of a 1B draft took some 8 ms, where its graph took one or two.
+
+Where there is no room for that, decodes and chunks run together or apart. Up to some hundred rows (an H100 does 295
+bf16 products in the time of reading one weight) a forward waits for the draft's weights, however many rows it has. So
+where all rows fit a piecewise graph they share one forward: a second one would read the weights twice. Beyond, the
+chunks compute for as long as several reads take, and the decodes' rows would add their share to that: about one more
+read from 295 rows on. Their own graph costs that read and gives them the attention, the head and the launch of steps
+without prompts.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from vllm.config.compilation import CUDAGraphMode
 from vllm.logger import init_logger
 from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.spec_decode.dflash.cudagraph import DFlashCudaGraphManager
+
+from vllm_pard.serving.draft.places import num_places
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -57,6 +66,12 @@ class DraftGraphs(DFlashCudaGraphManager):
         fitting = [s for s in self.graphs if s.uniform_token_count == 2 * num_drafts and s.num_reqs >= num_reqs]
         return min(fitting, key=lambda shape: shape.num_reqs, default=None)
 
+    def find_room(self, spans: NDArray[np.int32], num_drafts: int) -> BatchExecutionDescriptor | None:
+        """The FULL graph of fewest rows in whose places so many have room, for K drafts or, without any, of any K."""
+        shapes = [s for s in self.graphs if s.uniform_token_count and num_drafts in (0, s.uniform_token_count // 2)]
+        fitting = [s for s in shapes if num_places(spans, s.uniform_token_count).sum() <= s.num_reqs]
+        return min(fitting, key=lambda shape: shape.num_tokens, default=None)
+
     @property
     def piecewise(self) -> list[BatchExecutionDescriptor]:
         """The piecewise graphs that were captured."""
@@ -66,6 +81,20 @@ class DraftGraphs(DFlashCudaGraphManager):
         """The smallest piecewise graph for so many rows."""
         fitting = [shape for shape in self.piecewise if shape.num_tokens >= num_rows]
         return min(fitting, key=lambda shape: shape.num_tokens, default=None)
+
+    def capture_steps(self, speculator: Any, graph_step: Callable[..., None]) -> None:
+        """Capture what is planned, in the buffers that the speculator fills."""
+        self.capture(
+            graph_step,
+            speculator.input_buffers,
+            speculator.block_tables,
+            speculator.attn_groups,
+            speculator.kv_cache_config,
+            speculator.max_model_len,
+            causal=True,
+            prepare_forward=lambda *_: None,  # it is told no number of rows
+            progress_bar_desc="Capturing CUDA graphs of the PARD draft",
+        )
 
     def _init_candidates(self) -> None:
         """Fill the lists of what upstream's `capture` captures, from the largest down."""
@@ -102,9 +131,11 @@ class DraftGraphs(DFlashCudaGraphManager):
             self._capture_descs[CUDAGraphMode.FULL] = sorted(shapes, key=lambda s: s.num_tokens, reverse=True)
 
     def _batch_sizes(self) -> list[int]:
-        """Numbers of requests that the target's own decode graphs are made for."""
-        rows = 1 + self.vllm_config.num_speculative_tokens
-        sizes = {-(-size // rows) for size in self.compilation_config.cudagraph_capture_sizes or ()}
+        """Of requests: those that the target's own decode graphs are made for, and as many rows of the draft."""
+        of_target = 1 + self.vllm_config.num_speculative_tokens
+        widths = of_target, min(of_target, 2 * self.depth)  # trees have more
+        captured = self.compilation_config.cudagraph_capture_sizes or ()
+        sizes = {-(-size // width) for size in captured for width in widths}
         return sorted(size for size in sizes if size <= self.max_num_reqs)
 
     def _numbers_of_drafts(self, largest: int) -> list[set[int]]:

@@ -16,6 +16,8 @@ from torch import Tensor
 from vllm.utils.torch_utils import async_tensor_h2d
 from vllm.v1.worker.gpu.input_batch import InputBatch
 
+from vllm_pard.serving.draft.places import Places
+
 NO_REQUEST = -1
 
 
@@ -121,6 +123,13 @@ class DraftRows:
             caches_masks=caches_masks,
             features=self.features,
         )
+
+    def spread(self, places: Places, num_drafts: int) -> None:
+        """Give the places of a graph what has been laid out for their requests."""
+        num_places = len(places.owners)
+        places.hand_out(self.sample_rows(num_places, num_drafts))
+        places.hand_out(self.buffers.seq_lens)
+        self.buffers.seq_lens[:num_places] -= places.rows_behind
 
     def warm_up(self, last_sampled: Tensor) -> None:
         """Compile the one variant there is with a K/V cache, by a step of no request."""

@@ -9,6 +9,8 @@ which its slot carries.
 B requests · R request slots · T target rows · D draft rows · F width of the states · H hidden size of the draft
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,11 +80,7 @@ class TargetFeatures:
             starts: int32 [B + 1], where each request's rows begin; rows of no request stay as they are.
             target_rows: those of these requests, projected now.
         """
-        states, projected = self.states[target_rows], self.projected[: len(self.states)][target_rows]
-        if self.bias is None:
-            torch.mm(states, self.weight.t(), out=projected)
-        else:
-            torch.addmm(self.bias, states, self.weight.t(), out=projected)
+        self.project(target_rows)
         add_target_features(
             embeddings=module.embed_input_ids(input_ids),  # type: ignore[operator]
             features=self.projected,
@@ -92,6 +90,22 @@ class TargetFeatures:
             inputs_embeds=self.inputs_embeds,
         )
         return self.inputs_embeds[: len(input_ids)]
+
+    def project(self, target_rows: slice) -> None:
+        """Features of these rows of the target's step."""
+        states, projected = self.states[target_rows], self.projected[: len(self.states)][target_rows]
+        if self.bias is None:
+            torch.mm(states, self.weight.t(), out=projected)
+        else:
+            torch.addmm(self.bias, states, self.weight.t(), out=projected)
+
+    @contextmanager
+    def carried_later(self, num_reqs: int) -> Iterator[None]:
+        """Have slots carry their features on once this is over: a request may be several to what runs inside."""
+        carries = self.rows.carries[:num_reqs].long()
+        self.rows.carries.fill_(self.rows.nothing)
+        yield
+        self.projected[carries[:, 1]] = self.projected[carries[:, 0]]
 
     def clear(self, rows: slice) -> None:
         """Zero the input of rows that no request owns, for the model adds to what it is given."""
