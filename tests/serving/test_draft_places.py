@@ -6,9 +6,9 @@ import torch
 
 def test_who_is_where() -> None:
     """Three requests of 3, 12 and 5 rows in eight places of 4, two of which stay empty."""
-    from vllm_pard.serving.draft.places import Places, num_places
+    from vllm_pard.serving.draft.places import Places, count_places
 
-    counts = num_places(np.array([3, 12, 5]), 4)
+    counts = count_places(np.array([3, 12, 5]), 4)
     places = Places.of(counts, 8, 4, torch.device("cpu"))
     assert places.owners.tolist() == places.host_owners.tolist() == [0, 1, 1, 1, 2, 2, 3, 4]
     assert places.lasts.tolist() == [0, 3, 5]

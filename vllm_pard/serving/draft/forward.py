@@ -17,7 +17,7 @@ from vllm_pard.serving.attention.metadata import takes
 from vllm_pard.serving.draft.attention import DraftAttention
 from vllm_pard.serving.draft.graphs import DraftGraphs, graph_mode
 from vllm_pard.serving.draft.model import DraftModel
-from vllm_pard.serving.draft.places import Places, num_places
+from vllm_pard.serving.draft.places import Places, count_places
 from vllm_pard.serving.draft.rows import DraftRows, DraftStep
 from vllm_pard.serving.draft.target_features import TargetFeatures
 
@@ -127,7 +127,7 @@ class DraftForward:
         shape = self.graphs.find_room(spans, num_drafts)
         if shape is None:
             return None
-        counts = num_places(spans, shape.uniform_token_count)
+        counts = count_places(spans, shape.uniform_token_count)
         if int(counts.max()) * shape.uniform_token_count > self.max_model_len:
             return None
         return shape, Places.of(counts, shape.num_reqs, shape.uniform_token_count, self.rows.num_draft_kv.device)

@@ -23,7 +23,7 @@ from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor
 from vllm.v1.worker.gpu.spec_decode.dflash.cudagraph import DFlashCudaGraphManager
 
-from vllm_pard.serving.draft.places import num_places
+from vllm_pard.serving.draft.places import count_places
 
 logger = init_logger("vllm.vllm_pard")
 
@@ -68,9 +68,9 @@ class DraftGraphs(DFlashCudaGraphManager):
 
     def find_room(self, spans: NDArray[np.int32], num_drafts: int) -> BatchExecutionDescriptor | None:
         """The FULL graph of fewest rows in whose places so many have room, for K drafts or, without any, of any K."""
-        shapes = [s for s in self.graphs if s.uniform_token_count and num_drafts in (0, s.uniform_token_count // 2)]
-        fitting = [s for s in shapes if num_places(spans, s.uniform_token_count).sum() <= s.num_reqs]
-        return min(fitting, key=lambda shape: shape.num_tokens, default=None)
+        widths = {2 * num_drafts} if num_drafts > 0 else {shape.uniform_token_count for shape in self.graphs} - {None}
+        rooms = [self.find(int(count_places(spans, width).sum()), width // 2) for width in widths]
+        return min(filter(None, rooms), key=lambda shape: shape.num_tokens, default=None)
 
     @property
     def piecewise(self) -> list[BatchExecutionDescriptor]:

@@ -18,7 +18,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 IntArray = NDArray[np.signedinteger[Any]]
 
 
-def num_places(spans: IntArray, width: int) -> IntArray:
+def count_places(spans: IntArray, width: int) -> IntArray:
     """How many places of `width` rows each request needs for its rows. [B] -> [B]"""
     counts: IntArray = -(-spans // width)
     return counts
@@ -58,5 +58,5 @@ class Places:
         of_requests[: len(self.owners)] = of_requests[self.owners]
 
     def hand_out_blocks(self, table: Tensor, first: int) -> None:
-        """The same for the blocks of a batch's requests from `first` on; padding reads none. [R, N] int32"""
+        """The same for blocks of the batch, whose requests are here from `first` on; not for padding. [R, N] int32"""
         table[: self.num_taken] = table[first:][self.owners[: self.num_taken]]
