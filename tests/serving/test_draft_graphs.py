@@ -10,6 +10,14 @@ from engine import run_scenario
 pytestmark = pytest.mark.engine
 
 OURS = {"attention_backend": "CUSTOM"}
+each_attention = pytest.mark.parametrize(
+    ("runner", "spec"),
+    [
+        pytest.param("v2-triton", {}, id="Triton attention", marks=pytest.mark.slow),
+        pytest.param("v2-flash", {}, id="FlashAttention", marks=pytest.mark.slow),
+        pytest.param("v2-flash", OURS, id="our attention on FlashAttention"),
+    ],
+)
 
 
 @pytest.fixture
@@ -24,14 +32,7 @@ def replayed(result: dict[str, Any]) -> list[dict[str, Any]]:
     return [step for step in result["steps"] if step["replays"]]
 
 
-@pytest.mark.parametrize(
-    ("runner", "spec"),
-    [
-        pytest.param("v2-triton", {}, id="Triton attention", marks=pytest.mark.slow),
-        pytest.param("v2-flash", {}, id="FlashAttention", marks=pytest.mark.slow),
-        pytest.param("v2-flash", OURS, id="our attention on FlashAttention"),
-    ],
-)
+@each_attention
 def test_graphs_draft_as_eager_steps(run: Any, runner: str, spec: dict[str, Any]) -> None:
     """Sampled with draft probabilities: seeds, temperatures and cached logits are read where the graph expects them."""
     result = run(runner=runner, spec=spec | {"draft_sample_method": "probabilistic"}, temperature=0.7)
@@ -47,14 +48,7 @@ def test_graphs_draft_as_eager_steps(run: Any, runner: str, spec: dict[str, Any]
     assert all(step["rows"] or step["places"] for step in result["steps"] if max(step["queries"]) > 8)
 
 
-@pytest.mark.parametrize(
-    ("runner", "spec"),
-    [
-        pytest.param("v2-triton", {}, id="Triton attention", marks=pytest.mark.slow),
-        pytest.param("v2-flash", {}, id="FlashAttention", marks=pytest.mark.slow),
-        pytest.param("v2-flash", OURS, id="our attention on FlashAttention"),
-    ],
-)
+@each_attention
 def test_prompts_in_places_of_decodes(run: Any, runner: str, spec: dict[str, Any]) -> None:
     """With room for 16 requests of 8 rows there is room for four, and for chunks of 27 tokens beside them."""
     spec = spec | {"draft_sample_method": "probabilistic"}
