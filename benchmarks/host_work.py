@@ -13,7 +13,7 @@ torch_operators        operators that write memory of the device: no views, no a
 device_to_host_copies  values that the host waits for
 
 `..._of_the_forward` are those of them that the draft's model issues, which every method has to; a step's own work is
-the difference. `--where` names the places.
+the difference. `..._with_prompts` is the step that reads them. `--where` names the places.
 """
 
 import argparse

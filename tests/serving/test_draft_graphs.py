@@ -105,6 +105,7 @@ def test_a_backend_that_cannot_replay(
     assert result["counts"] == result["eager_counts"]
     assert result["counts"]["num_accepted_tokens"] > 0
     assert (result["replays"] > 0) == has_graphs
+    assert any(sum(places) > len(places) > 1 for places in result["places"]) == has_graphs, "prompts beside decodes"
     assert not result["refreshes"]
 
 

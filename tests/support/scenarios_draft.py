@@ -37,11 +37,13 @@ def unfit_graphs(target: str, draft: str, backend: str) -> Any:
 
     fake_backends.use(backend)
     requests, params = prompts((2, 33, 40, 9)), [greedy(26), greedy(10), greedy(16), greedy(16)]
-    eager = make_llm(target, draft)
+    eager = make_llm(target, draft, max_num_seqs=8)
     result = {"eager": generate(eager, requests, params), "eager_counts": spec_counts(eager)}
-    llm = make_llm(target, draft)
-    captured = capture_draft_graphs(speculator(llm), [1, 2, 4])
-    tokens = generate(llm, requests, params)
+    llm = make_llm(target, draft, max_num_seqs=8)
+    captured = capture_draft_graphs(speculator(llm), [1, 2, 4, 8])
+    with recorded_steps(llm) as steps:
+        tokens = generate(llm, requests, params)
+    result["places"] = [step["places"] for step in steps if step["places"]]
     replays = sum(graph.num_replays for graph in captured.values())
     refreshes = speculator(llm).forward.attention.refreshes
     return result | {"graphs": tokens, "counts": spec_counts(llm), "replays": replays, "refreshes": refreshes}

@@ -111,10 +111,7 @@ class DraftForward:
         starts = self.rows.uniform_starts(shape.num_reqs, width)
         caches_masks = self._caches_masks(width)
         self.rows.lay_out(step, starts, shape.num_tokens, first=0, stop=num_decodes, caches_masks=caches_masks)
-        if not self.attention.refreshes:
-            query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * width
-            self.rows.starts(query_start_loc)
-            self._metadata(step, query_start_loc, shape.num_tokens)  # in buffers that the graph reads
+        self._rebuild_metadata(step, shape)
         self.graphs.run_fullgraph(shape)
 
     def find_places(self, spans: IntArray, num_drafts: int) -> tuple[BatchExecutionDescriptor, Places] | None:
@@ -144,10 +141,7 @@ class DraftForward:
         self.rows.spread(places, step.num_drafts)
         for group in self.attention.kv_groups:
             places.hand_out_blocks(self.attention.block_tables.input_block_tables[group], first)
-        if not self.attention.refreshes:
-            query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * shape.uniform_token_count
-            self.rows.starts(query_start_loc)
-            self._metadata(step, query_start_loc, shape.num_tokens, first=first, owners=places.host_owners)
+        self._rebuild_metadata(step, shape, first=first, owners=places.host_owners)
         if self.target_features is None:
             self.graphs.run_fullgraph(shape)
             return
@@ -199,6 +193,14 @@ class DraftForward:
     def _caches_masks(self, widest: int) -> bool:
         """Our kernel reads new keys and values from the layer, so those of mask tokens need no slots."""
         return not (self.attention is not None and self.attention.is_ours and takes(widest))
+
+    def _rebuild_metadata(self, step: DraftStep, shape: BatchExecutionDescriptor, **requests: Any) -> None:
+        """Of a graph that does not refresh its own, in the buffers that it reads. `requests`: as for `_metadata`."""
+        assert self.attention is not None
+        if not self.attention.refreshes:
+            query_start_loc = np.arange(shape.num_reqs + 1, dtype=np.int32) * shape.uniform_token_count
+            self.rows.starts(query_start_loc)
+            self._metadata(step, query_start_loc, shape.num_tokens, **requests)
 
     def _metadata(
         self,
